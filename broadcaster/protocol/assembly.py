@@ -1,0 +1,89 @@
+"""A payload that is being put together in a buffer, chunk by chunk, hashed while the bytes are warm."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Protocol
+
+import xxhash
+
+from broadcaster.protocol.errors import RemoteProtocolError
+from broadcaster.protocol.frames import ChunkHeader
+from broadcaster.protocol.limits import CHUNK
+from broadcaster.protocol.messages import SHA256
+
+
+class Digest(Protocol):
+    """What hashlib and xxhash have in common."""
+
+    def update(self, data: memoryview, /) -> None: ...
+    def hexdigest(self) -> str: ...
+
+
+def chunks_of(size: int) -> int:
+    """How many chunks a payload of `size` bytes has; an empty payload has none."""
+    return -(-size // CHUNK)
+
+
+class Assembly:
+    """Which chunks of one payload are here, and the digest over those that are here without a hole.
+
+    `buffer` is exactly the payload's size and belongs to the caller. Chunks may come in any order and more than once. The
+    xxh3-128 follows the contiguous front, so that a payload that arrives in order is hashed chunk by chunk while warm.
+    """
+
+    def __init__(self, buffer: memoryview, *, also: str | None = None) -> None:
+        self.buffer = buffer
+        self.size = len(buffer)
+        self.count = chunks_of(self.size)
+        self.front = 0
+        """Chunks 0 to front - 1 are here and hashed."""
+        self._ahead: set[int] = set()
+        self._xxh3 = xxhash.xxh3_128()
+        self._also: Digest | None = hashlib.sha256() if also == SHA256 else None
+
+    @property
+    def complete(self) -> bool:
+        return self.front == self.count
+
+    def missing(self) -> list[int]:
+        """Indices of the chunks that are not here, ascending."""
+        return [index for index in range(self.front, self.count) if index not in self._ahead]
+
+    def has(self, index: int) -> bool:
+        return index < self.front or index in self._ahead
+
+    def index_of(self, header: ChunkHeader) -> int:
+        """The chunk's index. Raises RemoteProtocolError unless it is a whole chunk of a payload of this size."""
+        index, rest = divmod(header.offset, CHUNK)
+        expected = min(CHUNK, self.size - header.offset)
+        if header.size != self.size or rest or header.length != expected or not header.length:
+            raise RemoteProtocolError(
+                reason=f"chunk of {header.length} bytes at {header.offset} of {header.size} does not fit a payload of {self.size}"
+            )
+        return index
+
+    def view(self, index: int) -> memoryview:
+        """The place of chunk `index` in the buffer."""
+        return self.buffer[index * CHUNK : min((index + 1) * CHUNK, self.size)]
+
+    def add(self, index: int) -> None:
+        """Says that the bytes of chunk `index` are in place now. Hashes as far as there is no hole."""
+        self._ahead.add(index)
+        while self.front in self._ahead:
+            self._ahead.remove(self.front)
+            piece = self.view(self.front)
+            self._xxh3.update(piece)
+            if self._also is not None:
+                self._also.update(piece)
+            self.front += 1
+
+    @property
+    def digest(self) -> str:
+        """xxh3-128 in hex; of the whole payload once it is complete."""
+        return self._xxh3.hexdigest()
+
+    @property
+    def sha256(self) -> str | None:
+        """SHA-256 in hex where it was asked for."""
+        return None if self._also is None else self._also.hexdigest()

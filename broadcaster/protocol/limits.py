@@ -1,0 +1,30 @@
+"""Every number that bounds a message or a conversation, with its unit. The table in docs/protocol.md is made of these."""
+
+PROTOCOL = 1
+"""The protocol's major version. Peers with another one are refused with both numbers; unknown fields are ignored."""
+
+CHUNK = 1 << 20
+"""Bytes of payload in one chunk; only the last chunk of a payload is shorter."""
+INLINE = 64 << 10
+"""Bytes: payloads up to this size travel inside their messages and have no slot."""
+CONTROL = 64 << 10
+"""Bytes of one control map."""
+ANNOTATIONS = 16 << 10
+"""Bytes that user data, metrics and tags of one version or model may take together, as msgpack."""
+MAX_PAYLOAD = 64 << 30
+"""Bytes: no payload may be larger whatever is configured (chunk indices and sums stay far below 63 bits)."""
+WINDOW = 16
+"""Chunks of one upload that may be under way without a credit coming back."""
+READS = 8
+"""Read requests that one fetch keeps under way."""
+PAGE = 1000
+"""Most entries in one page of a listing; a page also ends before it reaches the size of a control map."""
+
+RETRY = 1.0
+"""Seconds without an answer after which a client asks again (same request id, same upload id)."""
+IDLE_UPLOAD = 60.0
+"""Seconds without progress after which the broadcaster gives an upload up."""
+BEACON = 1.0
+"""Seconds between two beacons of a model that is being published."""
+BEACON_IDLE = 5.0
+"""Seconds between two beacons of a model without news."""
