@@ -85,7 +85,7 @@ class RequestError(BroadcasterError):
 
 class UnknownModel(RequestError, LookupError):
     code = "unknown-model"
-    sentence = "there is no model {model_id!s} in namespace {namespace}"
+    sentence = "there is no model {model_id} in namespace {namespace}"
 
 
 class UnknownVersion(RequestError, LookupError):
