@@ -1,0 +1,437 @@
+"""Following a model: chunks and events come in, whole verified versions come out.
+
+    Follower (actor)                                 broadcaster
+    ASKING     ── follow ──────────────────────────▶
+               ◀──────────── state: newest is 7 ─────
+    FOLLOWING  ◀──────────── chunk, chunk, ... ──────   (push)
+               ◀──────────── event: that was 8 ──────   (push)
+               ── read chunk 3 of 8 ───────────────▶    (one was missed)
+               ◀──────────── chunk ──────────────────
+
+One version is put together at a time. While one is, others are only remembered by number: the newest of them comes next, over the
+data channel. So a follower that is behind skips to the newest, and one that keeps missing chunks still gets ahead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from typing import Protocol
+
+import xxhash
+
+from broadcaster.protocol.assembly import Assembly
+from broadcaster.protocol.errors import BroadcasterError, from_wire
+from broadcaster.protocol.frames import Buffer, Chunk, ChunkHeader
+from broadcaster.protocol.limits import BEACON_IDLE, RETRY
+from broadcaster.protocol.machines.fetch import Fetcher, FetcherState
+from broadcaster.protocol.messages import Abandon, Beacon, Error, Event, Events, Follow, Message, Replay, State
+from broadcaster.protocol.version import VersionInfo
+
+
+class Pool(Protocol):
+    """Who owns the buffers: `lend` gives one of exactly `size` bytes, `give` takes one back that leads to no version."""
+
+    def lend(self, size: int) -> memoryview: ...
+    def give(self, buffer: memoryview) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Delivered:
+    """A whole, verified version, newer than all before. `payload` is a lent buffer, or bytes that came inside a message."""
+
+    version: VersionInfo
+    payload: Buffer
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A version was published: every one, in order, with the payload where it came inside the event."""
+
+    version: VersionInfo
+    payload: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class Hole:
+    """The log no longer tells what was published after version `after`: look at what is still there."""
+
+    after: int
+
+
+Out = list[Message | Chunk | Delivered | Listed | Hole]
+
+
+class FollowerState(Enum):
+    ASKING = "asking"
+    FOLLOWING = "following"
+
+
+@dataclass(slots=True)
+class _Incoming:
+    """The version that is being put together: from chunks whose event is still to come, from reads, or both."""
+
+    assembly: Assembly
+    key: tuple[bytes, int] | None
+    touched: float
+    version: VersionInfo | None = None
+    fetcher: Fetcher | None = None
+
+
+class Follower:
+    """Follows one model for one subscriber.
+
+    `every` also lists each published version in order (`Listed`), filling what was missed from the event log.
+    """
+
+    def __init__(
+        self,
+        namespace: str,
+        model_id: str,
+        make_id: Callable[[], bytes],
+        pool: Pool,
+        *,
+        every: bool = False,
+        retry: float = RETRY,
+    ) -> None:
+        self.namespace = namespace
+        self.model_id = model_id
+        self.state = FollowerState.ASKING
+        self.every = every
+        self.epoch: int | None = None
+        self.model_offset = 0
+        self.known: VersionInfo | None = None
+        """The newest version that was heard of, visible or not."""
+        self.visible = 0
+        """Number of the newest delivered version."""
+        self.error: BroadcasterError | None = None
+        """Why the last attempt to get a version failed, until one succeeds."""
+        self.gaps = 0
+        self.repaired = 0
+        self._make_id = make_id
+        self._pool = pool
+        self._retry = retry
+        self._incoming: _Incoming | None = None
+        self._target: VersionInfo | None = None
+        self._ask_id: bytes | None = None
+        self._ask_at: float | None = None
+        self._replay_id: bytes | None = None
+        self._replay_at: float | None = None
+        self._listed_offset = 0
+        self._listed_number = 0
+        self._silent_after = 0.0
+
+    # --- the four verbs --------------------------------------------------------------------------------------------
+
+    def start(self, now: float) -> Out:
+        """Asks what is newest. To be called after subscribing, so that nothing falls between."""
+        self._silent_after = now + 3 * BEACON_IDLE
+        return self._ask(now)
+
+    def receive(self, message: Message, now: float, payload: bytes | None = None) -> Out:
+        match message:
+            case Event():
+                return self._event(message, payload, now)
+            case Beacon():
+                return self._beacon(message, now)
+            case Abandon():
+                return self._abandon(message, now)
+            case State() if message.request_id == self._ask_id:
+                return self._state(message, payload, now)
+            case Events() if message.request_id == self._replay_id:
+                return self._events(message, now)
+            case Error():
+                return self._refused(message, now)
+        return []  # An answer to a question that was asked again: the newer answer counts.
+
+    @property
+    def deadline(self) -> float | None:
+        times = [self._silent_after]
+        times += [at + self._retry for at in (self._ask_at, self._replay_at) if at is not None]
+        incoming = self._incoming
+        if incoming is not None and incoming.fetcher is not None and incoming.fetcher.deadline is not None:
+            times.append(incoming.fetcher.deadline)
+        elif incoming is not None and self._target is not None:
+            times.append(incoming.touched + self._retry)
+        return min(times)
+
+    def expire(self, now: float) -> Out:
+        out: Out = []
+        if self._ask_at is not None and now >= self._ask_at + self._retry or now >= self._silent_after:
+            self._silent_after = now + 3 * BEACON_IDLE
+            out += self._ask(now)
+        if self._replay_at is not None and now >= self._replay_at + self._retry:
+            out += self._replay(now)
+        incoming = self._incoming
+        if incoming is not None and incoming.fetcher is not None:
+            out += incoming.fetcher.expire(now)
+        elif incoming is not None and self._target is not None and now >= incoming.touched + self._retry:
+            self._drop()  # Chunks stopped coming, and something newer than what we hold is there to be read.
+            out += self._next(now)
+        return out
+
+    # --- chunks ----------------------------------------------------------------------------------------------------
+
+    def place(self, header: ChunkHeader, now: float) -> memoryview | None:
+        """Where the bytes of a chunk go, whether pushed or read; None when they are not wanted."""
+        incoming = self._incoming
+        if incoming is not None and incoming.fetcher is not None and incoming.fetcher.owns(header.transfer):
+            return incoming.fetcher.place(header)
+        key = (header.transfer, header.attempt)
+        if incoming is not None and incoming.version is None and incoming.key != key:
+            if now - incoming.touched >= self._retry:
+                self._drop()
+                incoming = None
+        if incoming is None:
+            incoming = _Incoming(Assembly(self._pool.lend(header.size)), key, now)
+            self._incoming = incoming
+        if incoming.key != key:
+            return None
+        index = incoming.assembly.index_of(header)
+        return None if incoming.assembly.has(index) else incoming.assembly.view(index)
+
+    def placed(self, header: ChunkHeader, now: float) -> Out:
+        """The bytes are where `place` said."""
+        incoming = self._incoming
+        assert incoming is not None, "placed() follows place()"
+        incoming.touched = now
+        if incoming.fetcher is not None and incoming.fetcher.owns(header.transfer):
+            return self._fetching(incoming.fetcher.placed(header, now), now)
+        incoming.assembly.add(incoming.assembly.index_of(header))
+        return []
+
+    # --- push ------------------------------------------------------------------------------------------------------
+
+    def _event(self, event: Event, payload: bytes | None, now: float) -> Out:
+        self._silent_after = now + 3 * BEACON_IDLE
+        if self.epoch is None:
+            return self._first(event, payload, now)
+        out: Out = []
+        if event.epoch != self.epoch:
+            out += self._restarted(event.epoch, now)
+        elif event.offset <= self.model_offset:
+            return []
+        if self.every:
+            out += self._list_event(event, payload, now)
+        elif event.previous != self.model_offset:
+            self.gaps += 1
+        self.model_offset = event.offset
+        if event.event == "published" and event.version is not None:
+            out += self._published(event, event.version, payload, now)
+        return out
+
+    def _first(self, event: Event, payload: bytes | None, now: float) -> Out:
+        """An event before the first state: its version counts, but where the log stands only the state can say."""
+        if event.event == "published" and event.version is not None:
+            return self._published(event, event.version, payload, now)
+        return []
+
+    def _published(self, event: Event, version: VersionInfo, payload: bytes | None, now: float) -> Out:
+        incoming = self._incoming
+        mine = incoming is not None and incoming.key == (event.transfer, event.attempt)
+        if version.number <= self.visible:
+            if mine:
+                self._drop()
+            return []
+        self._learn(version)
+        if payload is not None:
+            return self._inline(version, payload, now)
+        if not mine or incoming is None or incoming.version is not None or incoming.assembly.size != version.size:
+            return self._want(version, now)
+        incoming.version = version
+        if incoming.assembly.complete:
+            return self._whole(incoming, version, now)
+        self.repaired += 1
+        return self._read(incoming, version, now)
+
+    def _beacon(self, beacon: Beacon, now: float) -> Out:
+        self._silent_after = now + 3 * beacon.interval_ms / 1000
+        if self.epoch is None or self._ask_at is not None:
+            return []
+        if beacon.epoch == self.epoch and beacon.model_offset <= self.model_offset:
+            return []
+        self.gaps += 1
+        return self._ask(now)
+
+    def _abandon(self, abandon: Abandon, now: float) -> Out:
+        incoming = self._incoming
+        if incoming is None or incoming.version is not None or incoming.key != (abandon.transfer, abandon.attempt):
+            return []
+        self._drop()
+        return self._next(now)
+
+    # --- answers ---------------------------------------------------------------------------------------------------
+
+    def _state(self, state: State, payload: bytes | None, now: float) -> Out:
+        self._ask_id = self._ask_at = None
+        self.state = FollowerState.FOLLOWING
+        self._silent_after = now + 3 * BEACON_IDLE
+        out: Out = []
+        first = self.epoch is None
+        if first or state.epoch == self.epoch:
+            missed = not first and state.model_offset > self.model_offset
+            self.epoch, self.model_offset = state.epoch, max(self.model_offset, state.model_offset)
+            if first:
+                self._listed_offset = state.model_offset
+                out += self._list_newest(state.newest, payload)
+            elif missed and self.every:
+                out += self._replay(now)
+        else:
+            out += self._restarted(state.epoch, now)
+            self.model_offset = state.model_offset
+            out += self._replay(now) if self.every else []
+        version = state.newest
+        if version is None or version.number <= self.visible:
+            return out
+        self._learn(version)
+        return out + (self._want(version, now) if payload is None else self._inline(version, payload, now))
+
+    def _restarted(self, epoch: int, now: float) -> Out:
+        """Another life of the broadcaster: its log begins at 0, and what was published just before the end is not in it."""
+        self.epoch, self.model_offset, self._listed_offset = epoch, 0, 0
+        self._replay_id = self._replay_at = None
+        out: Out = [Hole(self._listed_number)] if self.every and self._listed_number else []
+        return out + ([] if self._ask_at is not None else self._ask(now))
+
+    def _refused(self, error: Error, now: float) -> Out:
+        incoming = self._incoming
+        if error.request_id == self._replay_id:
+            self._replay_id = self._replay_at = None
+            self._listed_offset = self.model_offset
+            return [Hole(self._listed_number)]
+        if error.request_id == self._ask_id:
+            self.error = from_wire(error.code, error.message, dict(error.facts))
+            return []  # Asked again when its time is over.
+        if incoming is None or incoming.fetcher is None:
+            return []
+        incoming.fetcher.receive(error, now)
+        return self._fetching([], now)
+
+    # --- every version, in order -----------------------------------------------------------------------------------
+
+    def _list_newest(self, version: VersionInfo | None, payload: bytes | None) -> Out:
+        return [] if version is None or not self.every else self._list(version, payload)
+
+    def _list(self, version: VersionInfo, payload: bytes | None) -> Out:
+        if version.number <= self._listed_number:
+            return []
+        self._listed_number = version.number
+        return [Listed(version, payload)]
+
+    def _list_event(self, event: Event, payload: bytes | None, now: float) -> Out:
+        if self._replay_id is not None or event.offset <= self._listed_offset:
+            return []  # The replay that is under way, or the next one, tells about this one in its place.
+        if event.previous > self._listed_offset:
+            self.gaps += 1
+            return self._replay(now)
+        self._listed_offset = event.offset
+        return self._list(event.version, payload) if event.event == "published" and event.version is not None else []
+
+    def _events(self, events: Events, now: float) -> Out:
+        self._replay_id = self._replay_at = None
+        if events.epoch != self.epoch:
+            return []
+        out: Out = []
+        for event in events.events:
+            if event.offset > self._listed_offset:
+                self._listed_offset = event.offset
+                if event.event == "published" and event.version is not None:
+                    out += self._list(event.version, None)
+        if events.next is not None:
+            self._listed_offset = max(self._listed_offset, events.next)
+        if events.next is not None or self._listed_offset < self.model_offset:
+            out += self._replay(now)
+        return out
+
+    def _replay(self, now: float) -> Out:
+        if self.epoch is None:
+            return []
+        self._replay_id, self._replay_at = self._make_id(), now
+        return [
+            Replay(
+                request_id=self._replay_id,
+                namespace=self.namespace,
+                model_id=self.model_id,
+                epoch=self.epoch,
+                after=self._listed_offset,
+            )
+        ]
+
+    # --- getting a version -----------------------------------------------------------------------------------------
+
+    def _learn(self, version: VersionInfo) -> None:
+        if self.known is None or version.number > self.known.number:
+            self.known = version
+
+    def _ask(self, now: float) -> Out:
+        self.state = FollowerState.ASKING
+        self._ask_id, self._ask_at = self._make_id(), now
+        return [Follow(request_id=self._ask_id, namespace=self.namespace, model_id=self.model_id)]
+
+    def _inline(self, version: VersionInfo, payload: bytes, now: float) -> Out:
+        if len(payload) != version.size or xxhash.xxh3_128_hexdigest(payload) != version.digest:
+            return self._want(version, now)
+        return self._deliver(version, payload, now)
+
+    def _want(self, version: VersionInfo, now: float) -> Out:
+        incoming = self._incoming
+        if incoming is not None:
+            newer = self._target is None or version.number > self._target.number
+            if newer and (incoming.version is None or version.number > incoming.version.number):
+                self._target = version
+            return []
+        incoming = _Incoming(Assembly(self._pool.lend(version.size)), None, now, version)
+        self._incoming = incoming
+        return self._read(incoming, version, now)
+
+    def _read(self, incoming: _Incoming, version: VersionInfo, now: float) -> Out:
+        incoming.fetcher = Fetcher(version, incoming.assembly, self._make_id, retry=self._retry)
+        return self._fetching(incoming.fetcher.start(now), now)
+
+    def _fetching(self, asked: list[Message | Chunk], now: float) -> Out:
+        incoming = self._incoming
+        assert incoming is not None and incoming.fetcher is not None and incoming.version is not None
+        if incoming.fetcher.state is FetcherState.DONE:
+            return self._deliver(incoming.version, incoming.assembly.buffer, now)
+        if incoming.fetcher.state is FetcherState.FAILED:
+            self.error = incoming.fetcher.error
+            self._drop()
+            return self._next(now) if self._target is not None else self._ask_later(now)
+        return list(asked)
+
+    def _ask_later(self, now: float) -> Out:
+        """What failed may fail again at once: the question waits for its time."""
+        self.state = FollowerState.ASKING
+        self._ask_id, self._ask_at = self._make_id(), now
+        return []
+
+    def _whole(self, incoming: _Incoming, version: VersionInfo, now: float) -> Out:
+        if incoming.assembly.digest == version.digest:
+            return self._deliver(version, incoming.assembly.buffer, now)
+        self.repaired += 1
+        incoming.assembly = Assembly(incoming.assembly.buffer)
+        incoming.key = None
+        return self._read(incoming, version, now)
+
+    def _deliver(self, version: VersionInfo, payload: Buffer, now: float) -> Out:
+        incoming = self._incoming
+        if incoming is not None and incoming.assembly.buffer is payload:
+            self._incoming = None
+        elif incoming is not None and incoming.version is not None and incoming.version.number < version.number:
+            self._drop()
+        self.visible, self.error = version.number, None
+        return [Delivered(version, payload), *self._next(now)]
+
+    def _next(self, now: float) -> Out:
+        target, self._target = self._target, None
+        return self._want(target, now) if target is not None and target.number > self.visible else []
+
+    def _drop(self) -> None:
+        if self._incoming is not None:
+            self._pool.give(self._incoming.assembly.buffer)
+            self._incoming = None
+
+    def close(self) -> None:
+        """Nobody follows any more: the buffer of a version that was on its way goes back."""
+        self._drop()

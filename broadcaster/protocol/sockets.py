@@ -1,0 +1,44 @@
+"""The socket options, as a table of names: what each socket of each channel is set to before it binds or connects.
+
+Measured, not guessed: no ZMTP heartbeats (they abort processes in libzmq 4.3.5), the kernel's own timers instead; MAXMSGSIZE
+always; never XPUB_NODROP (one stalled actor would stall all); no routing ids of the client's choice. `server` and `_driver` apply
+the table; a test reads the options back.
+"""
+
+from __future__ import annotations
+
+from broadcaster.protocol.limits import CHUNK
+
+_EVERYWHERE = {
+    "LINGER": 0,
+    "IPV6": 1,
+    "TCP_KEEPALIVE": 1,
+    "TCP_KEEPALIVE_IDLE": 30,
+    "TCP_KEEPALIVE_INTVL": 10,
+    "TCP_KEEPALIVE_CNT": 3,
+    "TCP_MAXRT": 15_000,
+}
+_LISTENING = {"BACKLOG": 4096, "HANDSHAKE_IVL": 5_000}
+_CONNECTING = {"RECONNECT_IVL": 100, "RECONNECT_IVL_MAX": 2_000, "CONNECT_TIMEOUT": 5_000}
+
+PUSH_HWM = 256
+"""Chunks queued for one subscriber before PUB drops for it: the bound on what a stalled actor costs is
+(PUSH_HWM + 2) MiB, shared by all that are stalled, since a queued chunk is one piece of memory for all."""
+
+SERVER: dict[str, dict[str, int]] = {
+    "upload": _EVERYWHERE
+    | _LISTENING
+    | {"MAXMSGSIZE": CHUNK, "RCVHWM": 64, "SNDHWM": 1000, "ROUTER_MANDATORY": 1, "ROUTER_HANDOVER": 0},
+    "push": _EVERYWHERE | _LISTENING | {"MAXMSGSIZE": 512, "SNDHWM": PUSH_HWM, "XPUB_MANUAL": 1},
+    "data": _EVERYWHERE
+    | _LISTENING
+    | {"MAXMSGSIZE": CHUNK, "RCVHWM": 1000, "SNDHWM": 256, "ROUTER_MANDATORY": 1, "ROUTER_HANDOVER": 0},
+}
+"""Options of the broadcaster's sockets by channel (ROUTER, XPUB, ROUTER)."""
+
+CLIENT: dict[str, dict[str, int]] = {
+    "upload": _EVERYWHERE | _CONNECTING | {"MAXMSGSIZE": CHUNK, "SNDHWM": 64, "RCVHWM": 1000},
+    "push": _EVERYWHERE | _CONNECTING | {"MAXMSGSIZE": CHUNK, "RCVHWM": PUSH_HWM},
+    "data": _EVERYWHERE | _CONNECTING | {"MAXMSGSIZE": CHUNK, "SNDHWM": 1000, "RCVHWM": 256},
+}
+"""Options of a client's sockets by channel (DEALER, SUB, DEALER)."""
