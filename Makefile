@@ -1,0 +1,102 @@
+# One word per job. Needs make, git and Python 3.11 or newer with venv; everything else goes into .venv.
+#
+#   make demo         the training run: one learner, many actors, a live table
+#   make test         all tests, except the fault tests that take minutes
+#   make test-fault   all fault tests, those that take minutes too
+#   make check        ruff, mypy --strict, the layer rule
+#   make bench        every benchmark, one JSON line per result
+#   make lock         requirements.lock again, with the newest versions
+#   make clean        removes .venv, caches and build output; never an archive
+#
+# PYTHON=/path/to/python3.12 picks the interpreter, VENV=... another place for the environment.
+
+SHELL := /bin/sh
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+VERSION_OF := -c 'import platform; print(platform.python_version())'
+
+.PHONY: demo test test-fault check bench lock clean install
+.DEFAULT_GOAL := test
+
+# The stamp holds the version of the interpreter, so that naming another one makes the environment anew.
+ifneq ($(PYTHON),)
+ifneq ($(shell $(PYTHON) $(VERSION_OF) 2>/dev/null),$(shell cat $(STAMP) 2>/dev/null))
+.PHONY: $(STAMP)
+endif
+endif
+
+install: $(STAMP)
+
+# Picks the newest interpreter that is new enough and has venv; else says what is missing and what to do about it.
+define find_python
+python=; old=; bare=; \
+for candidate in $${PYTHON:-python3.14 python3.13 python3.12 python3.11 python3}; do \
+  found=$$("$$candidate" $(VERSION_OF) 2>/dev/null) || continue; \
+  "$$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { old="$$candidate is Python $$found"; continue; }; \
+  "$$candidate" -c 'import ensurepip, venv' 2>/dev/null || { bare="$${bare:-$$candidate}"; continue; }; \
+  python=$$candidate; break; \
+done; \
+if [ -z "$$python" ]; then \
+  if [ -n "$$bare" ]; then \
+    echo "$$bare comes without venv: apt-get install $$(basename $$bare)-venv, or name another: make PYTHON=/path/to/python3.11"; \
+  elif [ -n "$$old" ]; then \
+    echo "$$old, but 3.11 or newer is needed: install one and name it: make PYTHON=/path/to/python3.11"; \
+  elif [ -n "$(PYTHON)" ]; then \
+    echo "PYTHON=$(PYTHON) does not run: name an interpreter that does, Python 3.11 or newer"; \
+  else \
+    echo "no python3 was found: apt-get install python3 python3-venv (3.11 or newer), or name one: make PYTHON=/path/to/python3.11"; \
+  fi >&2; \
+  exit 1; \
+fi
+endef
+
+export PYTHON
+
+$(STAMP): pyproject.toml requirements.lock
+	@$(find_python); \
+	version=$$("$$python" $(VERSION_OF)); \
+	if [ -x $(BIN)/python ] && { [ -z "$$PYTHON" ] || [ "$$($(BIN)/python $(VERSION_OF))" = "$$version" ]; } \
+	    && $(BIN)/python -c 'import pip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
+	  echo "updating $(VENV) (Python $$($(BIN)/python $(VERSION_OF)))"; \
+	else \
+	  echo "making $(VENV) with $$python (Python $$version)"; \
+	  "$$python" -m venv --clear $(VENV) || exit 1; \
+	fi
+	@echo "installing requirements.lock and this project into $(VENV)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@$(BIN)/python $(VERSION_OF) > $(STAMP)
+
+demo: $(STAMP)
+	@$(BIN)/broadcaster demo
+
+test: $(STAMP)
+	@$(BIN)/python -m pytest
+
+test-fault: $(STAMP)
+	@$(BIN)/python -m pytest -m "" tests/fault
+
+check: $(STAMP)
+	@echo "ruff: rules"
+	@$(BIN)/ruff check .
+	@echo "ruff: format"
+	@$(BIN)/ruff format --check .
+	@echo "mypy: strict, both packages"
+	@$(BIN)/mypy
+	@echo "layers"
+	@$(BIN)/python -m pytest -q tests/test_layers.py
+
+bench: $(STAMP)
+	@for question in benchmarks/[a-z]*.py; do echo "$$question" >&2; $(BIN)/python "$$question" || exit 1; done
+
+lock: $(STAMP)
+	@echo "resolving for Python 3.11 and newer into requirements.lock"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	@$(BIN)/uv pip compile --quiet --universal --upgrade --python-version 3.11 --extra dev --no-emit-package model-broadcaster \
+	    --custom-compile-command "make lock" pyproject.toml --output-file requirements.lock
+
+clean:
+	@echo "removing $(VENV), caches and build output"
+	@rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage htmlcov
+	@find broadcaster clients tests benchmarks examples -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
