@@ -102,7 +102,7 @@ class Fetcher:
         if self.over or now < self._heard + self._retry:
             return []
         self._heard = now
-        self._todo += sorted(self._asked.values(), reverse=True)
+        self._todo += sorted((i for i in self._asked.values() if not self.assembly.has(i)), reverse=True)
         self._asked.clear()
         return self._ask()
 
