@@ -12,7 +12,8 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 
-ROOMS = {"catalog", "store", "security", "slots", "stats"}
+PURE_ROOMS = {"beacons", "catalog", "eventlog", "numbers"}
+ROOMS = PURE_ROOMS | {"store", "security", "slots", "stats"}
 CLIENTS = {"clients", "protocol"}
 ANYTHING = ROOMS | CLIENTS | {"config", "broker", "server", "web", "cogment", "demo", "supervisor", "cli", "entry"}
 OURS: dict[str, set[str]] = {  # room: what of ours it may import, beside itself
@@ -20,8 +21,8 @@ OURS: dict[str, set[str]] = {  # room: what of ours it may import, beside itself
     "protocol": set(),
     "clients": {"protocol"},
     "config": {"protocol"},
-    "catalog": {"protocol"},
-    **{room: {"protocol", "config"} for room in ROOMS - {"catalog"}},
+    **{room: {"protocol"} for room in PURE_ROOMS},
+    **{room: {"protocol", "config"} for room in ROOMS - PURE_ROOMS},
     "broker": ROOMS | {"protocol", "config"},
     "server": ROOMS | {"protocol", "config", "broker"},
     **{front: CLIENTS for front in ("web", "cogment", "demo")},
@@ -47,12 +48,12 @@ ONLY_IN: dict[str, list[str]] = {  # library: the files that are named after its
     **{library: [] for library in ("pickle", "marshal", "shelve", "dill", "cloudpickle")},
 }
 
-PURE = ["broadcaster/protocol/*", "broadcaster/catalog[./]*"]
+PURE = ["broadcaster/protocol/*", *(f"broadcaster/{room}[./]*" for room in sorted(PURE_ROOMS))]
 PURE_MAY = (sys.stdlib_module_names | {"msgpack", "xxhash"}) - set(
     "asyncio socket threading time random os logging secrets uuid mmap fcntl pathlib subprocess multiprocessing "
     "concurrent select selectors signal ssl tempfile shutil glob sqlite3 datetime urllib http".split()
 )
-ENVIRONMENT = {"environ", "environb", "getenv", "getenvb", "putenv"}
+ENVIRONMENT = {"environ", "environb", "getenv", "getenvb"}
 
 
 def imported(node: ast.AST, package: list[str]) -> list[str]:
