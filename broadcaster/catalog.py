@@ -1,0 +1,393 @@
+"""What versions there are, which is newest, and what must leave memory. Pure: decides what to evict, evicts nothing.
+
+A version is *resident* while its payload is in memory and *archived* once it is on disk; it can be fetched while it is either. The
+newest version of a model never leaves memory, nor does one that is pinned (being archived, say). Nothing here costs more when more
+versions are kept or more models are known.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from bisect import bisect_left, bisect_right, insort
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+
+from broadcaster.protocol.errors import (
+    AlreadyExists,
+    BudgetExceeded,
+    Conflict,
+    InvalidRequest,
+    Refused,
+    UnknownModel,
+    UnknownVersion,
+    VersionEvicted,
+)
+from broadcaster.protocol.limits import INLINE
+from broadcaster.protocol.version import ModelInfo, VersionInfo
+
+Key = tuple[str, str]
+"""(namespace, model_id)"""
+
+
+@dataclass(frozen=True, slots=True)
+class Retention:
+    """How much stays in memory: per model, in bytes over all, and for how long (seconds)."""
+
+    budget: int = 1 << 30
+    keep: int = 1000
+    """Newest resident versions of a model."""
+    keep_large: int = 8
+    """Of those over 64 KiB, which need a slot."""
+    expiry: float = 3600.0
+
+
+@dataclass(slots=True)
+class Kept:
+    """One version that can be fetched."""
+
+    info: VersionInfo
+    upload_id: bytes
+    place: int
+    """Place in the order of all commits: eviction is oldest first."""
+    committed: float
+    charge: int = 0
+    """Bytes of memory its payload takes; 0 when it is not resident."""
+    pins: int = 0
+
+    @property
+    def resident(self) -> bool:
+        return self.charge > 0
+
+
+@dataclass(slots=True)
+class _Line:
+    """One model."""
+
+    created: int
+    user_data: Mapping[str, str] = field(default_factory=dict)
+    tags: Mapping[str, str] = field(default_factory=dict)
+    aliases: dict[str, int] = field(default_factory=dict)
+    versions: dict[int, Kept] = field(default_factory=dict)
+    numbers: list[int] = field(default_factory=list)
+    """The keys of `versions`, ascending."""
+    resident: OrderedDict[int, None] = field(default_factory=OrderedDict)
+    large: OrderedDict[int, None] = field(default_factory=OrderedDict)
+    highest: int = 0
+    """The highest number ever seen here: below it, what is missing was evicted or deleted."""
+    deleted: set[int] = field(default_factory=set)
+
+
+class Catalog:
+    """All models and versions of one broadcaster."""
+
+    def __init__(self, retention: Retention) -> None:
+        self.retention = retention
+        self.resident_bytes = 0
+        self.newest_bytes = 0
+        self.pinned_bytes = 0
+        """Bytes of pinned versions that are not their model's newest."""
+        self.version_count = 0
+        self._lines: dict[Key, _Line] = {}
+        self._names: dict[str, list[str]] = {}
+        self._places = 0
+        self._evictable: list[tuple[int, Key, int]] = []
+        """Heap of (place, key, number) of resident versions that were superseded. Entries may be stale."""
+
+    # --- models ----------------------------------------------------------------------------------------------------
+
+    def create(
+        self, key: Key, created: int, *, user_data: Mapping[str, str] | None = None, tags: Mapping[str, str] | None = None
+    ) -> ModelInfo:
+        """A new model without versions. Raises AlreadyExists."""
+        if key in self._lines:
+            raise AlreadyExists(model_id=key[1], what="the model")
+        self._lines[key] = _Line(created, dict(user_data or {}), dict(tags or {}))
+        insort(self._names.setdefault(key[0], []), key[1])
+        return self.model(key)
+
+    def has(self, key: Key) -> bool:
+        return key in self._lines
+
+    def model(self, key: Key) -> ModelInfo:
+        """Raises UnknownModel."""
+        line = self._line(key)
+        return ModelInfo(
+            namespace=key[0],
+            model_id=key[1],
+            user_data=line.user_data,
+            tags=line.tags,
+            aliases=dict(line.aliases),
+            newest=line.numbers[-1] if line.numbers else None,
+            versions=len(line.numbers),
+            creation_timestamp=line.created,
+        )
+
+    def update(self, key: Key, *, user_data: Mapping[str, str] | None = None, tags: Mapping[str, str] | None = None) -> ModelInfo:
+        """Replaces what is given. Raises UnknownModel."""
+        line = self._line(key)
+        if user_data is not None:
+            line.user_data = dict(user_data)
+        if tags is not None:
+            line.tags = dict(tags)
+        return self.model(key)
+
+    def delete(self, key: Key, *, force: bool) -> list[Kept]:
+        """Forgets the model and returns the versions it had. Raises UnknownModel; Refused while an alias points into it."""
+        line = self._line(key)
+        if line.aliases and not force:
+            raise Refused(model_id=key[1], reason=f"alias {min(line.aliases)} points into it: delete it with force")
+        kept = [line.versions[number] for number in line.numbers]
+        for one in kept:
+            self._forget(line, one)
+        del self._lines[key]
+        names = self._names[key[0]]
+        del names[bisect_left(names, key[1])]
+        return kept
+
+    def models(self, namespace: str, after: str | None) -> Iterator[ModelInfo]:
+        """The models of a namespace in order of name, from the one behind `after`."""
+        names = self._names.get(namespace, [])
+        for name in names[0 if after is None else bisect_right(names, after) :]:
+            yield self.model((namespace, name))
+
+    @property
+    def model_count(self) -> int:
+        return len(self._lines)
+
+    # --- versions --------------------------------------------------------------------------------------------------
+
+    def add(self, info: VersionInfo, upload_id: bytes, charge: int, now: float) -> tuple[Kept, list[Kept]]:
+        """The new newest version of its model, resident with `charge` bytes, and the versions that must leave memory for it."""
+        key = (info.namespace, info.model_id)
+        line = self._line(key)
+        before = self.newest(key)
+        self._places += 1
+        kept = Kept(info, upload_id, self._places, now, charge)
+        self._insert(line, kept)
+        line.resident[info.number] = None
+        if info.size > INLINE:
+            line.large[info.number] = None
+        self.resident_bytes += charge
+        self.newest_bytes += charge
+        if before is not None and before.resident:
+            self.newest_bytes -= before.charge
+            self.pinned_bytes += before.charge if before.pins else 0
+            heapq.heappush(self._evictable, (before.place, key, before.info.number))
+        over = self._over(line, line.resident, self.retention.keep)
+        over += self._over(line, line.large, self.retention.keep_large)
+        return kept, over + self.expired(now)
+
+    def load(self, info: VersionInfo, upload_id: bytes) -> Kept:
+        """An archived version that a start found on disk. In ascending order of number for each model."""
+        kept = Kept(info, upload_id, 0, 0.0)
+        self._insert(self._line((info.namespace, info.model_id)), kept)
+        return kept
+
+    def replace(self, kept: Kept, **changes: object) -> Kept:
+        """The same version with other annotations (archived, sha256, tags, metrics)."""
+        kept.info = replace(kept.info, **changes)  # type: ignore[arg-type]
+        return kept
+
+    def find(self, key: Key, ref: int | str) -> Kept:
+        """By number, by -n (the n-th newest that can be fetched), or by alias.
+
+        Raises UnknownModel, UnknownVersion, and VersionEvicted for what was there and left.
+        """
+        line = self._line(key)
+        number = line.aliases.get(ref) if isinstance(ref, str) else ref
+        if number is None or number == 0 or number < -len(line.numbers):
+            raise UnknownVersion(model_id=key[1], number=ref)
+        if number < 0:
+            number = line.numbers[number]
+        kept = line.versions.get(number)
+        if kept is not None:
+            return kept
+        evicted = number <= line.highest and number not in line.deleted
+        raise (VersionEvicted if evicted else UnknownVersion)(model_id=key[1], number=number)
+
+    def newest(self, key: Key) -> Kept | None:
+        """The newest version that can be fetched, or None."""
+        line = self._lines.get(key)
+        return line.versions[line.numbers[-1]] if line is not None and line.numbers else None
+
+    def versions(self, key: Key, after: int) -> Iterator[VersionInfo]:
+        """The versions of a model that can be fetched, ascending, from the number behind `after`. Raises UnknownModel."""
+        line = self._line(key)
+        numbers = line.numbers[bisect_right(line.numbers, after) :]
+        return (line.versions[number].info for number in numbers)
+
+    def delete_version(self, key: Key, number: int, *, force: bool) -> Kept:
+        """Forgets one version. Raises UnknownModel, UnknownVersion, and Refused while an alias names it."""
+        line, kept = self._line(key), self.find(key, number)
+        names = sorted(alias for alias, at in line.aliases.items() if at == number)
+        if names and not force:
+            raise Refused(model_id=key[1], reason=f"alias {names[0]} names version {number}: delete it with force")
+        for name in names:
+            del line.aliases[name]
+        self._forget(line, kept)
+        line.deleted.add(number)
+        return kept
+
+    def best(self, key: Key, metric: str, mode: str) -> Kept:
+        """Greatest (`max`) or least (`min`) value of a metric; ties go to the newest, NaN never wins.
+
+        Raises InvalidRequest for another mode, UnknownModel, UnknownVersion when no version has the metric.
+        """
+        if mode not in ("max", "min"):
+            raise InvalidRequest(field="mode", reason=f"must be max or min, not {mode[:20]}")
+        sign = 1.0 if mode == "max" else -1.0
+        line = self._line(key)
+        values = ((kept.info.metrics.get(metric, math.nan), number) for number, kept in line.versions.items())
+        ranked = [(sign * value, number) for value, number in values if not math.isnan(value)]
+        if not ranked:
+            raise UnknownVersion(model_id=key[1], number=f"with metric {metric}")
+        return line.versions[max(ranked)[1]]
+
+    def set_alias(self, key: Key, alias: str, number: int | None, expect: int | None) -> dict[str, int]:
+        """Moves or removes an alias; `expect` is the number it must have now (0: none). Returns all aliases of the model.
+
+        Raises UnknownModel, UnknownVersion, VersionEvicted, Conflict.
+        """
+        line = self._line(key)
+        found = line.aliases.get(alias, 0)
+        if expect is not None and expect != found:
+            raise Conflict(model_id=key[1], expected=expect, found=found)
+        if number is None:
+            line.aliases.pop(alias, None)
+        else:
+            line.aliases[alias] = self.find(key, number).info.number
+        return dict(line.aliases)
+
+    def load_aliases(self, key: Key, aliases: Mapping[str, int]) -> None:
+        self._line(key).aliases = {name: number for name, number in aliases.items() if number in self._line(key).versions}
+
+    # --- memory ----------------------------------------------------------------------------------------------------
+
+    def reserve(self, model_id: str, size: int, in_flight: int) -> list[Kept]:
+        """The versions that must leave memory so that `size` more bytes fit beside `in_flight` bytes of other uploads.
+
+        Raises BudgetExceeded, evicting nothing, when what may not leave is too much already.
+        """
+        budget = self.retention.budget
+        if in_flight + self.newest_bytes + self.pinned_bytes + size > budget:
+            raise BudgetExceeded(
+                model_id=model_id,
+                size=size,
+                in_flight=in_flight,
+                newest=self.newest_bytes,
+                pinned=self.pinned_bytes,
+                budget=budget,
+            )
+        over: list[Kept] = []
+        held: list[tuple[int, Key, int]] = []
+        while self._evictable and self.resident_bytes + in_flight + size > budget:
+            entry = heapq.heappop(self._evictable)
+            kept = self._superseded(entry)
+            if kept is not None and kept.pins:
+                held.append(entry)
+            elif kept is not None:
+                self._leave(self._lines[entry[1]], kept)
+                over.append(kept)
+        for entry in held:
+            heapq.heappush(self._evictable, entry)
+        return over
+
+    def expired(self, now: float) -> list[Kept]:
+        """The versions whose time in memory is over."""
+        over: list[Kept] = []
+        while self._evictable:
+            entry = self._evictable[0]
+            kept = self._superseded(entry)
+            if kept is not None and (kept.pins or now - kept.committed < self.retention.expiry):
+                break
+            heapq.heappop(self._evictable)
+            if kept is not None:
+                self._leave(self._lines[entry[1]], kept)
+                over.append(kept)
+        return over
+
+    def pin(self, kept: Kept) -> None:
+        """Keeps a resident version in memory until `unpin`."""
+        kept.pins += 1
+        if kept.pins == 1 and kept.resident and not self._is_newest(kept):
+            self.pinned_bytes += kept.charge
+
+    def unpin(self, kept: Kept) -> None:
+        kept.pins -= 1
+        if kept.pins == 0 and kept.resident and not self._is_newest(kept):
+            self.pinned_bytes -= kept.charge
+
+    # --- inside ----------------------------------------------------------------------------------------------------
+
+    def _line(self, key: Key) -> _Line:
+        line = self._lines.get(key)
+        if line is None:
+            raise UnknownModel(model_id=key[1], namespace=key[0])
+        return line
+
+    def _is_newest(self, kept: Kept) -> bool:
+        return self.newest((kept.info.namespace, kept.info.model_id)) is kept
+
+    def _insert(self, line: _Line, kept: Kept) -> None:
+        number = kept.info.number
+        assert number > line.highest, "numbers only grow"
+        line.versions[number] = kept
+        line.numbers.append(number)
+        line.highest = number
+        self.version_count += 1
+
+    def _superseded(self, entry: tuple[int, Key, int]) -> Kept | None:
+        """The version of a heap entry if it is still resident and not (again) its model's newest."""
+        place, key, number = entry
+        line = self._lines.get(key)
+        kept = line.versions.get(number) if line is not None else None
+        if kept is None or kept.place != place or not kept.resident or self._is_newest(kept):
+            return None
+        return kept
+
+    def _over(self, line: _Line, numbers: OrderedDict[int, None], keep: int) -> list[Kept]:
+        """The oldest of these that are more than `keep`: out of memory."""
+        excess = len(numbers) - keep
+        over: list[Kept] = []
+        for number in numbers:
+            if len(over) >= excess:
+                break
+            kept = line.versions[number]
+            if not kept.pins and number != line.numbers[-1]:
+                over.append(kept)
+        for kept in over:
+            self._leave(line, kept)
+        return over
+
+    def _leave(self, line: _Line, kept: Kept) -> None:
+        """Out of memory; out of the catalog too unless it is archived."""
+        number = kept.info.number
+        self.resident_bytes -= kept.charge
+        kept.charge = 0
+        line.resident.pop(number, None)
+        line.large.pop(number, None)
+        if not kept.info.archived:
+            self._remove(line, number)
+
+    def _forget(self, line: _Line, kept: Kept) -> None:
+        """Out of memory and of the catalog, whatever it is."""
+        if kept.resident:
+            newest = bool(line.numbers) and line.numbers[-1] == kept.info.number
+            self.newest_bytes -= kept.charge if newest else 0
+            self.pinned_bytes -= kept.charge if kept.pins and not newest else 0
+            self.resident_bytes -= kept.charge
+            kept.charge = 0
+            if newest and len(line.numbers) > 1:
+                before = line.versions[line.numbers[-2]]
+                self.newest_bytes += before.charge
+                self.pinned_bytes -= before.charge if before.pins else 0
+        line.resident.pop(kept.info.number, None)
+        line.large.pop(kept.info.number, None)
+        self._remove(line, kept.info.number)
+
+    def _remove(self, line: _Line, number: int) -> None:
+        del line.versions[number]
+        del line.numbers[bisect_left(line.numbers, number)]
+        self.version_count -= 1

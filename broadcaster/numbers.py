@@ -1,0 +1,73 @@
+"""Version numbers: taken at commit, from blocks that were durable before. Pure: says what to reserve, reserves nothing.
+
+A number is never used twice, transient ones included: whatever was reserved counts as used after a crash. A block is refilled
+when half of it is used, and sized to last ten minutes at the pace that was seen, so that the live path outlasts a dead disk
+for that long.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+Key = tuple[str, str]
+"""(namespace, model_id)"""
+
+FIRST_BLOCK = 1024
+"""Numbers reserved for a model whose pace is not known."""
+LASTS = 600.0
+"""Seconds that a block should last."""
+
+
+@dataclass(slots=True)
+class _Line:
+    used: int
+    """The last number taken; the next is one more."""
+    ceiling: int
+    """The last number that is durably reserved."""
+    block: int = FIRST_BLOCK
+    wanted: int = 0
+    """The ceiling that was asked for and is not durable yet, or 0."""
+    refilled: float | None = None
+
+
+class Numbers:
+    """The lines of numbers of all models, deleted ones included."""
+
+    def __init__(self, floors: dict[Key, int]) -> None:
+        self._lines = {key: _Line(floor, floor) for key, floor in floors.items()}
+
+    def take(self, key: Key) -> int | None:
+        """The next number of this model; None while no durable block has one (then `wants` names what to reserve)."""
+        line = self._lines.get(key)
+        if line is None or line.used >= line.ceiling:
+            return None
+        line.used += 1
+        return line.used
+
+    def last(self, key: Key) -> int:
+        """The last number taken, 0 for none."""
+        line = self._lines.get(key)
+        return 0 if line is None else line.used
+
+    def wants(self, key: Key, now: float) -> int | None:
+        """The ceiling to make durable now, or None while there is enough or a reservation is under way."""
+        line = self._lines.setdefault(key, _Line(0, 0))
+        if line.wanted or line.ceiling - line.used > line.block // 2:
+            return None
+        if line.refilled is not None and now - line.refilled < LASTS:
+            line.block *= 2
+        line.wanted = line.used + line.block
+        return line.wanted
+
+    def reserved(self, key: Key, ceiling: int, now: float) -> None:
+        """`ceiling` is durable."""
+        line = self._lines[key]
+        line.ceiling, line.wanted, line.refilled = max(line.ceiling, ceiling), 0, now
+
+    def failed(self, key: Key) -> None:
+        """The reservation failed: the next `wants` asks again."""
+        self._lines[key].wanted = 0
+
+    def used(self) -> dict[Key, int]:
+        """The last number taken of each line: what a clean stop may lower the floors to."""
+        return {key: line.used for key, line in self._lines.items()}
