@@ -38,7 +38,9 @@ class Family:
 
     def start(self, name: str, *arguments: str) -> None:
         """Starts `python ARGUMENTS` in a process group of its own, so that Ctrl-C in the terminal reaches this process alone."""
-        leashed = [sys.executable, "-I", "-S", leash.__file__, str(os.getpid()), sys.executable, *arguments]
+        # `-m` looks into the current directory first; -P keeps a stranger's `clients` there out, as it is kept out of this process.
+        isolation = [] if {"", os.getcwd()} & set(sys.path) else ["-P"]
+        leashed = [sys.executable, "-I", "-S", leash.__file__, str(os.getpid()), sys.executable, *isolation, *arguments]
         with self._log(name).open("wb") as log:
             self._children[name] = subprocess.Popen(
                 leashed, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, process_group=0
