@@ -38,7 +38,7 @@ class Family:
 
     def start(self, name: str, *arguments: str) -> None:
         """Starts `python ARGUMENTS` in a process group of its own, so that Ctrl-C in the terminal reaches this process alone."""
-        # `-m` looks into the current directory first; -P keeps a stranger's `clients` there out, as it is kept out of this process.
+        # `-m` looks into the current directory first: -P keeps a stranger's `clients` there out, as it is kept out here.
         isolation = [] if {"", os.getcwd()} & set(sys.path) else ["-P"]
         leashed = [sys.executable, "-I", "-S", leash.__file__, str(os.getpid()), sys.executable, *isolation, *arguments]
         with self._log(name).open("wb") as log:
