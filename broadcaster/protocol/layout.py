@@ -3,9 +3,9 @@
     | header length 8, LE | JSON header, spaces up to a 64-byte boundary | tensor | tensor | ... |
 
 The header maps each tensor's name to its dtype, shape and `data_offsets` (begin and end, counted from the end of the header), and
-`__metadata__` to strings. Tensors lie without holes. We write them by item size (descending), then name, so that each is naturally
-aligned; we read what any safetensors writer made. The shape of the tree that the tensors came from is one of the metadata strings;
-what it says is the codec's business.
+`__metadata__` to strings. Tensors lie without holes. We write them by item size (descending), then name, so that each is
+naturally aligned; we read what any safetensors writer made. The shape of the tree that the tensors came from is one of the
+metadata strings; what it says is the codec's business.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ DTYPES: Mapping[str, int] = {
 
 MAX_HEADER = 100_000_000
 """Bytes of JSON header, as in the reference implementation; checked before anything is decoded."""
-MAX_RANK = 64
-"""Dimensions of a tensor: what numpy and torch can hold."""
+MAX_RANK = 32
+"""Dimensions of a tensor: what every supported numpy can hold."""
 MAX_BYTES = (1 << 63) - 1
 """Bytes of a tensor, with zero dimensions counted as one: what an array library can index."""
 ALIGNMENT = 64
@@ -73,6 +73,8 @@ class Layout:
     @classmethod
     def of(cls, tensors: Iterable[tuple[str, str, tuple[int, ...]]], structure: str | None = None) -> Layout:
         """The layout of tensors given as (name, dtype, shape). Raises InvalidPayload for what the format cannot hold."""
+        if structure is not None and not _is_unicode(structure):
+            _refuse(STRUCTURE, "not valid Unicode")
         metadata = {} if structure is None else {STRUCTURE: structure}
         sized = [(name, dtype, shape, _nbytes(name, dtype, shape)) for name, dtype, shape in tensors]
         sized.sort(key=lambda tensor: (-DTYPES[tensor[1]], tensor[0]))
@@ -170,17 +172,18 @@ def _spec(name: str, entry: Any, header: int) -> TensorSpec:
     where = f"tensor {_short(repr(name))}"
     if not isinstance(entry, dict):
         _refuse(where, "not a JSON object")
-    dtype, shape, offsets = entry.get("dtype"), entry.get("shape"), entry.get("data_offsets")
+    dtype: Any = entry.get("dtype")
+    shape, offsets = entry.get("shape"), entry.get("data_offsets")
     if not isinstance(shape, list):
         _refuse(where, f"shape {_short(repr(shape))} is not a list")
     nbytes = _nbytes(name, dtype, tuple(shape))
     if not isinstance(offsets, list) or len(offsets) != 2 or not all(type(end) is int for end in offsets):
         _refuse(where, f"data_offsets {_short(repr(offsets))} are not two integers")
     begin, end = offsets
-    if begin < 0:
-        _refuse(where, f"data_offsets begin at {_short(repr(begin))}")
+    if not 0 <= begin <= end <= MAX_BYTES:
+        _refuse(where, f"data_offsets {_short(repr(offsets))} are out of bounds")
     if end - begin != nbytes:
-        _refuse(where, f"data_offsets span {_short(repr(end - begin))} bytes, but its dtype and shape take {nbytes}")
+        _refuse(where, f"data_offsets span {end - begin} bytes, but its dtype and shape take {nbytes}")
     return TensorSpec(name, dtype, tuple(shape), header + begin, nbytes)
 
 
@@ -192,7 +195,7 @@ def _check_cover(specs: tuple[TensorSpec, ...], header: int, size: int) -> None:
         if spec.offset < covered:
             _refuse(where, f"it overlaps the one before it by {covered - spec.offset} bytes")
         if spec.offset > covered:
-            _refuse(where, f"there is a hole of {_short(repr(spec.offset - covered))} bytes before it")
+            _refuse(where, f"there is a hole of {spec.offset - covered} bytes before it")
         covered += spec.nbytes
         if covered > size:
             _refuse(where, f"it ends {covered - size} bytes after the payload of {size} bytes")
@@ -205,8 +208,8 @@ def _check_cover(specs: tuple[TensorSpec, ...], header: int, size: int) -> None:
 
 def _nbytes(name: str, dtype: Any, shape: tuple[Any, ...]) -> int:
     """Bytes that a tensor takes, after checking that its name, dtype and shape are ones that the format can hold."""
-    if not name.isascii():
-        _check_unicode(name)
+    if not _is_unicode(name):
+        _refuse(f"tensor {_short(repr(name))}", "the name is not valid Unicode")
     if name == METADATA:
         _refuse("tensors", f"the name {METADATA} is reserved")
     itemsize = DTYPES.get(dtype) if isinstance(dtype, str) else None
@@ -226,11 +229,9 @@ def _nbytes(name: str, dtype: Any, shape: tuple[Any, ...]) -> int:
     return 0 if 0 in shape else span
 
 
-def _check_unicode(name: str) -> None:
-    try:
-        name.encode("utf-8")
-    except UnicodeEncodeError:
-        _refuse(f"tensor {_short(repr(name))}", "the name is not valid Unicode")
+def _is_unicode(text: str) -> bool:
+    """False where a lone surrogate (JSON can spell one, UTF-8 cannot) would make a name that no other reader accepts."""
+    return text.isascii() or not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _short(text: object) -> str:
