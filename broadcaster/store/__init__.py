@@ -1,0 +1,11 @@
+"""The archive on disk: blobs, self-checked manifests beside them, and an index that can be rebuilt from both.
+
+Everything here is synchronous and made to be called from an archive thread (`worker.Worker`), never from the live loop.
+"""
+
+from broadcaster.store.archive import Archive
+from broadcaster.store.offline import RebuildReport, VerifyReport, rebuild_index, verify
+from broadcaster.store.values import ArchivedVersion, Health, Loaded
+from broadcaster.store.worker import Worker
+
+__all__ = ["Archive", "ArchivedVersion", "Health", "Loaded", "RebuildReport", "VerifyReport", "Worker", "rebuild_index", "verify"]

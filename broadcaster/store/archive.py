@@ -1,0 +1,387 @@
+"""The archive's public face: what is kept here survives kill -9 and power loss bit for bit, and is checked on every read."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from broadcaster.protocol.errors import (
+    AlreadyExists,
+    BroadcasterError,
+    Closed,
+    DirectoryUnusable,
+    NoSpace,
+    SizeMismatch,
+    StoreCorrupt,
+    StoreUnavailable,
+    UnknownModel,
+    UnknownVersion,
+)
+from broadcaster.protocol.version import ModelInfo, VersionInfo
+from broadcaster.store.blobs import Blobs, Staged
+from broadcaster.store.failpoints import hit
+from broadcaster.store.floors import Floors
+from broadcaster.store.folders import sync, write_all
+from broadcaster.store.gate import Gate
+from broadcaster.store.layout import Layout, unusable
+from broadcaster.store.manifests import Manifests, key_of
+from broadcaster.store.reading import OpenBlob, Reader
+from broadcaster.store.reconcile import Reconciliation, open_index
+from broadcaster.store.trash import Trash
+from broadcaster.store.values import ArchivedVersion, Health, Loaded, ModelKey
+
+SPARE = 16 << 20
+"""Bytes of the disk that no blob is given: the index, the manifests and the floors need room when blobs have none."""
+
+
+class Archive:
+    """One directory, held for life. Safe from several threads; writes go one after the other.
+
+    Every write may raise StoreUnavailable (the disk failed, or failed before and no `probe` passed since), NoSpace and
+    Closed. What was raised for was not kept, or is kept whole: never half.
+    """
+
+    def __init__(self, directory: Path, now_ms: int, spare: int = SPARE) -> None:
+        """Use `Archive.open`."""
+        self._layout = Layout(directory)
+        self._gate = Gate(str(directory))
+        try:
+            self._start(now_ms, spare)
+        except BaseException:
+            self._layout.close()
+            raise
+
+    @classmethod
+    def open(cls, directory: Path, *, now_ms: int, spare: int = SPARE) -> Archive:
+        """Open or make the archive in `directory`, finish what a crash left undone, and begin a new epoch.
+
+        `now_ms` is the time in ms since 1970: the new epoch is at least that, and above all earlier ones. `spare` bytes of the
+        disk are never given to blobs. Raises DirectoryUnusable when the directory is in use, cannot be written, or holds an
+        index of a newer program; nothing is changed then.
+        """
+        try:
+            return cls(directory, now_ms, spare)
+        except DirectoryUnusable:
+            raise
+        except (OSError, BroadcasterError) as error:
+            raise unusable(directory, str(error)) from error
+
+    def _start(self, now_ms: int, spare: int) -> None:
+        layout = self._layout
+        self._index, self._notes = open_index(layout.index)
+        try:
+            self._blobs = Blobs(layout.blobs, layout.staging, layout.quarantine, spare)
+            self._manifests = Manifests(layout.manifests, layout.staging)
+            self._trash = Trash(layout.trash, layout.manifests)
+            self._reader = Reader(self._blobs, self._damaged)
+            self._floors = Floors(layout.root, layout.staging)
+            self._trash.empty(self._index, self._blobs)
+            self._reconcile()
+            self.epoch = max(self._index.epoch() + 1, self._floors.epoch + 1, now_ms)
+            self._floors.begin_epoch(self.epoch)
+            self._index.begin_epoch(self.epoch)
+            for sha256 in self._blobs.quarantined():
+                self._reader.condemn(sha256)
+        except BaseException:
+            self._index.close()
+            raise
+
+    def _reconcile(self) -> None:
+        found = Reconciliation(self._index, self._manifests, self._blobs)
+        found.run()
+        self._notes += found.notes
+        known = self._indexed_floors = self._index.floors()
+        self._floors.raise_to((*key, number) for floors in (known, found.highest) for key, number in floors.items())
+        self._index_floors([key for key, number in self._floors.ceilings.items() if known.get(key) != number])
+
+    def load(self) -> Loaded:
+        """All models, archived versions and floors."""
+        with self._gate.lock:
+            self._gate.require_open()
+            return Loaded(
+                epoch=self.epoch,
+                models=self._index.models(),
+                versions=self._index.versions(),
+                floors=dict(self._floors.ceilings),
+                notes=list(self._notes),
+            )
+
+    # --- versions --------------------------------------------------------------------------------------------------
+
+    def reserve(self, size: int) -> Staged:
+        """A file aside whose `size` bytes are allocated on the disk; NoSpace when there is no room for them."""
+        with self._writing("reserving space", size):
+            return self._blobs.stage(size)
+
+    def keep(
+        self, staged: Staged | None, view: memoryview, info: VersionInfo, upload_id: bytes, epoch: int | None = None
+    ) -> ArchivedVersion:
+        """Keep the payload `view` as `info` for ever: blob durable, manifest durable, index row, in that order.
+
+        `staged` is what `reserve` gave for it (used up by this call, whatever happens), or None. Whoever keeps the same model,
+        number and digest again gets the same answer. Raises StoreCorrupt when `view` does not hash to `info.digest`,
+        SizeMismatch when its length is not `info.size`, AlreadyExists when the number names another payload.
+        """
+        try:
+            with self._writing("archiving", info.size):
+                if (kept := self._kept_already(info)) is not None:
+                    return kept
+            if len(view) != info.size:
+                raise SizeMismatch(model_id=info.model_id, size=info.size, found=f"the payload has {len(view)}")
+            staged = staged or self.reserve(info.size)
+            with self._gate.failing("archiving", info.size):  # outside the lock: other writes go on meanwhile
+                staged.write(view)
+            with self._writing("archiving", info.size):
+                return self._commit(staged, info, upload_id, self.epoch if epoch is None else epoch)
+        finally:
+            if staged is not None:
+                staged.discard()
+
+    def read(self, version: ArchivedVersion, offset: int, length: int) -> memoryview:
+        """Bytes `offset` to `offset + length` of the payload (at most 1 MiB; cut at its end), read-only and verified.
+
+        The memory stays the caller's while any view of it lives. Raises UnknownVersion when the version is gone, StoreCorrupt
+        when it is damaged (and then it is never served again until it is kept anew or verified), StoreUnavailable when the
+        disk does not answer, InvalidRequest for a range that is none. Several threads may read at once.
+        """
+        self._gate.require_open()
+        try:
+            return self._reader.read(version, offset, length)
+        except FileNotFoundError as error:
+            raise self._missing(version) from error
+        except BroadcasterError:
+            raise
+        except OSError as error:
+            raise self._gate.unavailable("reading", str(error)) from error
+
+    def delete_version(self, namespace: str, model_id: str, number: int) -> None:
+        """Delete one version; gone for ever when this returns, also after a crash. Its number is never used again."""
+        with self._writing("deleting"):
+            self._version(namespace, model_id, number)
+            key = key_of(namespace, model_id)
+            self._raise_floors([(namespace, model_id, number)])
+            self._trash.put_version(key, number)
+            self._trash.empty(self._index, self._blobs, self._reader)
+
+    def add_metrics(self, namespace: str, model_id: str, number: int, metrics: Mapping[str, float]) -> ArchivedVersion:
+        """Add metrics to an archived version, or change them."""
+        with self._writing("adding metrics"):
+            version = self._version(namespace, model_id, number)
+            return self._store(replace(version, info=replace(version.info, metrics={**version.info.metrics, **metrics})))
+
+    def set_tags(self, namespace: str, model_id: str, number: int | None, tags: Mapping[str, str]) -> None:
+        """Replace all tags of an archived version, or of the model when `number` is None."""
+        with self._writing("setting tags"):
+            if number is None:
+                self._store_model(replace(self._model(namespace, model_id), tags=dict(tags)))
+            else:
+                version = self._version(namespace, model_id, number)
+                self._store(replace(version, info=replace(version.info, tags=dict(tags))))
+
+    # --- models ----------------------------------------------------------------------------------------------------
+
+    def set_model(self, model: ModelInfo) -> None:
+        """Create a model, or replace its user data, tags, aliases and creation time."""
+        with self._writing("storing a model"):
+            self._store_model(model)
+
+    def set_aliases(self, namespace: str, model_id: str, aliases: Mapping[str, int]) -> None:
+        """Replace all aliases of a model."""
+        with self._writing("setting aliases"):
+            self._store_model(replace(self._model(namespace, model_id), aliases=dict(aliases)))
+
+    def delete_model(self, namespace: str, model_id: str) -> None:
+        """Delete a model and all its versions; gone for ever when this returns, also after a crash. Its numbers go on."""
+        with self._writing("deleting"):
+            self._model(namespace, model_id)
+            key = key_of(namespace, model_id)
+            highest = max((version.info.number for version in self._index.versions(key)), default=0)
+            self._raise_floors([(namespace, model_id, highest)])
+            self._trash.put_model(key)
+            self._trash.empty(self._index, self._blobs, self._reader)
+
+    # --- numbers ---------------------------------------------------------------------------------------------------
+
+    def reserve_numbers(self, ceilings: Iterable[tuple[str, str, int]]) -> None:
+        """(namespace, model_id, ceiling): numbers up to the ceiling may be used. Durable in two places when this returns."""
+        with self._writing("reserving numbers"):
+            self._raise_floors(ceilings)
+
+    def release_numbers(self, used: Iterable[tuple[str, str, int]]) -> None:
+        """(namespace, model_id, last number really used): give back what is above it, so that a clean stop skips no numbers.
+
+        Only whoever took the numbers may say so. A floor never goes below the highest number that is archived.
+        """
+        with self._writing("releasing numbers"):
+            lowered = [(namespace, model_id, max(last, self._highest(namespace, model_id))) for namespace, model_id, last in used]
+            self._floors.lower_to(lowered)
+            self._index_floors(_keys(lowered) & self._floors.ceilings.keys())
+
+    # --- life ------------------------------------------------------------------------------------------------------
+
+    @property
+    def directory(self) -> Path:
+        """Where the archive is."""
+        return self._layout.path
+
+    @property
+    def health(self) -> Health:
+        """Whether writes are taken, and if not, why."""
+        if self._gate.closed:
+            return Health(False, "the archive is closed")
+        if not self._index.usable:
+            return Health(False, "the index failed its check")
+        return Health(not self._gate.reason, self._gate.reason)
+
+    def probe(self) -> Health:
+        """Try whether the disk works again: write and sync a file, reopen and check the index, finish deletions."""
+        with self._gate.lock:
+            self._gate.require_open()
+            name = f"probe-{os.getpid()}"
+            try:
+                fd = self._layout.staging.create(name)
+                try:
+                    write_all(fd, bytes(4096), 0)
+                    sync(fd)
+                finally:
+                    os.close(fd)
+                    self._layout.staging.discard(name)
+                if not self.health.writable and self._index.reopen():
+                    self._trash.empty(self._index, self._blobs, self._reader)
+                self._gate.reason = ""
+            except (OSError, BroadcasterError) as error:
+                self._gate.reason = self._gate.reason or str(error)
+            return self.health
+
+    def close(self) -> None:
+        """Checkpoint the index, close everything, let go of the lock. A second call does nothing."""
+        with self._gate.lock:
+            if self._gate.closed:
+                return
+            self._gate.closed = True
+            self._reader.open.close()
+            self._floors.close()
+            self._index.close()
+            self._layout.close()
+
+    def __enter__(self) -> Archive:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # --- inside ----------------------------------------------------------------------------------------------------
+
+    def _commit(self, staged: Staged, info: VersionInfo, upload_id: bytes, epoch: int) -> ArchivedVersion:
+        if staged.digest != info.digest:
+            raise StoreCorrupt(
+                operation=f"archiving {info.model_id} version {info.number}",
+                where=str(self._layout.path),
+                reason=f"the payload's digest is {staged.digest}, not {info.digest}",
+                hint="Publish it again.",
+            )
+        if (kept := self._kept_already(info)) is not None:
+            return kept
+        version = ArchivedVersion(
+            info=replace(info, archived=True, sha256=staged.sha256),
+            upload_id=upload_id,
+            epoch=epoch,
+            chunk_digests=staged.chunk_digests,
+        )
+        for damaged in self._index.versions(key_of(info.namespace, info.model_id), info.number):
+            version = damaged  # only its blob is wrong: the one just staged takes its place
+        if not self._index.models(key_of(info.namespace, info.model_id)):
+            made = ModelInfo(namespace=info.namespace, model_id=info.model_id, creation_timestamp=info.creation_timestamp)
+            self._store_model(made)
+        self._raise_floors([(info.namespace, info.model_id, info.number)])
+        self._reader.heal(staged.commit())
+        return self._store(version)
+
+    def _kept_already(self, info: VersionInfo) -> ArchivedVersion | None:
+        for version in self._index.versions(key_of(info.namespace, info.model_id), info.number):
+            if (version.info.digest, version.info.size) != (info.digest, info.size):
+                raise AlreadyExists(model_id=info.model_id, what=f"version {info.number} with another payload")
+            if not self._reader.is_bad(version.sha256) and self._blobs.size(version.sha256) == info.size:
+                return version
+        return None
+
+    def _store(self, version: ArchivedVersion) -> ArchivedVersion:
+        stamp = self._manifests.put_version(version)
+        hit("manifest-durable")
+        self._index.put_version(version, stamp)
+        return version
+
+    def _store_model(self, model: ModelInfo) -> None:
+        stamp = self._manifests.put_model(model)
+        hit("manifest-durable")
+        self._index.put_model(model, stamp)
+
+    def _raise_floors(self, ceilings: Iterable[tuple[str, str, int]]) -> None:
+        # Compared with what the index holds, which is written last: a retry after an error there must not be taken for done.
+        wanted = [entry for entry in ceilings if entry[2] > self._indexed_floors.get(entry[:2], 0)]
+        if wanted:
+            self._floors.raise_to(wanted)
+            self._index_floors(_keys(wanted))
+
+    def _index_floors(self, keys: Iterable[ModelKey]) -> None:
+        floors = {key: self._floors.ceilings[key] for key in keys}
+        self._index.set_floors((*key, number) for key, number in floors.items())
+        self._indexed_floors.update(floors)
+
+    def _highest(self, namespace: str, model_id: str) -> int:
+        return max((model.newest or 0 for model in self._index.models(key_of(namespace, model_id))), default=0)
+
+    def _model(self, namespace: str, model_id: str) -> ModelInfo:
+        for model in self._index.models(key_of(namespace, model_id)):
+            return model
+        raise UnknownModel(namespace=namespace, model_id=model_id)
+
+    def _version(self, namespace: str, model_id: str, number: int) -> ArchivedVersion:
+        for version in self._index.versions(key_of(namespace, model_id), number):
+            return version
+        raise UnknownVersion(model_id=model_id, number=number)
+
+    def _missing(self, version: ArchivedVersion) -> BroadcasterError:
+        info = version.info
+        with self._gate.lock:
+            if not self._index.versions(key_of(info.namespace, info.model_id), info.number):
+                return UnknownVersion(model_id=info.model_id, number=info.number)
+        return StoreCorrupt(
+            operation=f"reading {info.model_id} version {info.number}",
+            where=self._layout.blobs.where,
+            reason=f"the blob {version.sha256} is missing",
+            hint="Restore it from a backup, or publish the same payload again.",
+            model_id=info.model_id,
+            number=info.number,
+        )
+
+    def _damaged(self, sha256: str, blob: OpenBlob) -> bool:
+        """A reader found `blob` wrong. Whether that is still what the name means: it may have been healed meanwhile."""
+        with self._gate.lock:
+            if blob.dropped:
+                return False
+            self._reader.condemn(sha256)
+            try:
+                with self._writing("quarantining"):
+                    self._blobs.set_aside(sha256)
+            except (StoreUnavailable, NoSpace, Closed):
+                pass  # the reader serves it no more, and that is the promise; the move only tells the operator
+            return True
+
+    @contextmanager
+    def _writing(self, operation: str, size: int = 4096) -> Iterator[None]:
+        gate = self._gate
+        with gate.lock:
+            gate.require_open()
+            if not (health := self.health).writable:
+                raise gate.unavailable(operation, health.reason)
+            with gate.failing(operation, size):
+                self._trash.empty(self._index, self._blobs, self._reader)  # nothing to do, unless an error left something
+                yield
+
+
+def _keys(entries: Iterable[tuple[str, str, int]]) -> set[ModelKey]:
+    return {entry[:2] for entry in entries}

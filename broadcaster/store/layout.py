@@ -1,0 +1,87 @@
+"""Which file is where in an archive directory, and the lock that says who may touch it.
+
+lock                                  held for life; holds the owner's process id
+index.sqlite3                         the index: can be rebuilt from all the rest
+floors.log                            numbers that were handed out, outside the index
+blobs/ab/cdef...                      payloads, by SHA-256
+manifests/<key>/<number>.manifest     one per archived version; <key> is made of namespace and model_id
+manifests/<key>/model.manifest        one per model
+staging/                              what is being written; emptied at every start
+trash/                                what was deleted: a name in here is the tombstone until the work is done
+quarantine/                           blobs that were found damaged
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from pathlib import Path
+
+from broadcaster.protocol.errors import BroadcasterError, DirectoryUnusable
+from broadcaster.store.folders import Folder
+
+INDEX = "index.sqlite3"
+FLOORS = "floors.log"
+KEY = "archive_dir"
+
+
+class Layout:
+    """The open directories of one archive; holding one means holding the archive's lock."""
+
+    def __init__(self, path: Path) -> None:
+        """Open (and make) all directories under `path`. DirectoryUnusable when it is in use or cannot be written."""
+        self.path = path
+        self._folders: list[Folder] = []
+        self._lock = -1
+        try:
+            self.root = self._keep(Folder.open(path))
+            self._lock = self._take_lock()
+            self.staging, self.blobs, self.manifests, self.trash, self.quarantine = (
+                self._keep(self.root.folder(name)) for name in ("staging", "blobs", "manifests", "trash", "quarantine")
+            )
+            self._sweep_staging()
+        except DirectoryUnusable:
+            self.close()
+            raise
+        except (OSError, BroadcasterError) as error:
+            self.close()
+            raise unusable(path, str(error)) from error
+
+    @property
+    def index(self) -> Path:
+        """Where the index is."""
+        return self.path / INDEX
+
+    def close(self) -> None:
+        """Close all directories and let go of the lock."""
+        for folder in self._folders:
+            folder.close()
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
+
+    def _keep(self, folder: Folder) -> Folder:
+        self._folders.append(folder)
+        return folder
+
+    def _take_lock(self) -> int:
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        fd = os.open("lock", flags, 0o600, dir_fd=self.root.fd)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            owner = os.pread(fd, 20, 0).decode("ascii", "replace").strip() or "unknown"
+            os.close(fd)
+            raise unusable(self.path, f"it is in use by another broadcaster (pid {owner})") from error
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, str(os.getpid()).encode("ascii"), 0)
+        return fd
+
+    def _sweep_staging(self) -> None:
+        for name, _ in self.staging.scan():
+            self.staging.remove(name)
+
+
+def unusable(path: Path, reason: str) -> DirectoryUnusable:
+    """The refusal to work in `path`."""
+    return DirectoryUnusable(key=KEY, where=str(path), reason=reason)

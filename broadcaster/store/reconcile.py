@@ -1,0 +1,147 @@
+"""What happens at every start: files and index are made to agree, and the files are the truth.
+
+The index remembers each manifest's stamp, so that only manifests that it has not read are read: those of a crash between file
+and row, of a restored older index, or all of them when the index is gone.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from broadcaster.protocol.errors import StoreCorrupt
+from broadcaster.protocol.version import ModelInfo
+from broadcaster.store.blobs import Blobs
+from broadcaster.store.folders import Folder, stamp_of
+from broadcaster.store.layout import unusable
+from broadcaster.store.manifests import MODEL_FILE, Manifests, key_of, number_of, read_model, read_version
+from broadcaster.store.metadata import Metadata
+from broadcaster.store.sqlite import IndexDamaged
+from broadcaster.store.values import ModelKey
+
+
+def open_index(path: Path) -> tuple[Metadata, list[str]]:
+    """The index at `path`; a damaged one is put aside as `<name>.damaged`, and an empty one takes its place."""
+    try:
+        return Metadata(path), []
+    except IndexDamaged as error:
+        for suffix in ("", "-wal"):
+            if path.with_name(path.name + suffix).exists():
+                os.replace(path.with_name(path.name + suffix), path.with_name(f"{path.name}.damaged{suffix}"))
+        return Metadata(path), [f"{path}: {error}; it was put aside and is made anew from the manifests"]
+
+
+class Reconciliation:
+    """One pass over all manifests. Afterwards `notes` says what was found, and `highest` the highest number seen per model."""
+
+    def __init__(self, index: Metadata, manifests: Manifests, blobs: Blobs) -> None:
+        self.notes: list[str] = []
+        self.highest: dict[ModelKey, int] = {}
+        self._index = index
+        self._manifests = manifests
+        self._blobs = blobs
+        self._seen: dict[str, int] = {}
+        self._unreadable = False
+
+    def run(self) -> None:
+        """Make index and files agree, then remove blobs that nothing refers to."""
+        with self._index.transaction():
+            self._compare()
+        for model in self._index.models():
+            self.highest[model.namespace, model.model_id] = self._seen.get(key_of(model.namespace, model.model_id), 0)
+        self._sweep()
+
+    def _compare(self) -> None:
+        known = self._index.stamps()
+        for key in self._manifests.keys():
+            with self._manifests.folder.folder(key, create=False) as model:
+                self._visit(key, model, known.pop(key, {}))
+        for key, stamps in known.items():
+            self._restore_model(key)
+            self._see(key, stamps)
+            self._restore(key, set(stamps) - {0})
+
+    def _see(self, key: str, numbers: Iterable[int]) -> None:
+        self._seen[key] = max(self._seen.get(key, 0), *numbers, 0)
+
+    def _visit(self, key: str, model: Folder, known: dict[int, str]) -> None:
+        found = {name: stamp_of(status) for name, status in model.scan()}
+        if not found:
+            self._manifests.folder.remove_folder(key)
+        self._see(key, known)
+        has_model = self._visit_model(key, model, found.get(MODEL_FILE), known.pop(0, None))
+        for name, stamp in found.items():
+            number = number_of(name)
+            if number is None:
+                continue
+            self._see(key, [number])
+            if known.pop(number, None) != stamp:
+                has_model = self._adopt(key, model, number, stamp, has_model=has_model)
+        self._restore(key, set(known))
+
+    def _visit_model(self, key: str, model: Folder, stamp: str | None, known: str | None) -> bool:
+        if stamp is None:
+            self._restore_model(key)
+        elif stamp != known:
+            try:
+                info = read_model(model)
+                _require_place(key, info.namespace, info.model_id, model.path(MODEL_FILE))
+                self._index.put_model(info, stamp)
+            except StoreCorrupt as error:
+                self._damaged(error)
+                self._restore_model(key)
+        return bool(self._index.models(key))
+
+    def _adopt(self, key: str, model: Folder, number: int, stamp: str, *, has_model: bool) -> bool:
+        try:
+            version = read_version(model, number)
+            info = version.info
+            _require_place(key, info.namespace, info.model_id, model.path(str(number)))
+        except StoreCorrupt as error:
+            self._damaged(error)
+            self._restore(key, {number})
+            return has_model
+        if not has_model:
+            made = ModelInfo(namespace=info.namespace, model_id=info.model_id, creation_timestamp=info.creation_timestamp)
+            self._index.put_model(made, self._manifests.put_model(made))
+        self._index.put_version(version, stamp)
+        return True
+
+    def _restore(self, key: str, numbers: set[int]) -> None:
+        """Versions whose manifest is lost or damaged: written anew from the index if the blob is there, else forgotten."""
+        for number in sorted(numbers):
+            for version in self._index.versions(key, number):
+                name = f"{version.info.model_id} version {number}"
+                if self._blobs.size(version.sha256) == version.info.size:
+                    self._index.put_version(version, self._manifests.put_version(version))
+                    self.notes.append(f"{name}: its manifest was lost or damaged, and is written anew from the index")
+                else:
+                    self._index.remove(key, [number], model=False)
+                    self.notes.append(f"{name}: neither its manifest nor its blob is there: it is forgotten")
+
+    def _restore_model(self, key: str) -> None:
+        for model in self._index.models(key):
+            self._index.put_model(model, self._manifests.put_model(model))
+            self.notes.append(f"{model.model_id}: its manifest was lost or damaged, and is written anew from the index")
+
+    def _damaged(self, error: StoreCorrupt) -> None:
+        if error.facts.get("newer"):
+            raise unusable(Path(self._blobs.folder.where).parent, str(error))
+        self._unreadable = True
+        self.notes.append(str(error))
+
+    def _sweep(self) -> None:
+        if self._unreadable:
+            self.notes.append("blobs that nothing refers to are kept, because a manifest could not be read")
+            return
+        used = self._index.sha256s()
+        for sha256 in [name for name in (*self._blobs.names(), *self._blobs.quarantined()) if name not in used]:
+            self._blobs.remove(sha256)
+
+
+def _require_place(key: str, namespace: str, model_id: str, where: str) -> None:
+    if key_of(namespace, model_id) != key:
+        raise StoreCorrupt(
+            operation="reading a manifest", where=where, reason=f"it belongs to {namespace}/{model_id}", hint="Move it there."
+        )
