@@ -1,8 +1,8 @@
 """What versions there are, which is newest, and what must leave memory. Pure: decides what to evict, evicts nothing.
 
-A version is *resident* while its payload is in memory and *archived* once it is on disk; it can be fetched while it is either. The
-newest version of a model never leaves memory, nor does one that is pinned (being archived, say). Nothing here costs more when more
-versions are kept or more models are known.
+A version is *resident* while its payload is in memory and *archived* once it is on disk; it can be fetched while it is
+either. The newest version of a model never leaves memory, nor does one that is pinned (being archived, say). Nothing here costs
+more when more versions are kept or more models are known.
 """
 
 from __future__ import annotations
@@ -133,17 +133,26 @@ class Catalog:
             line.tags = dict(tags)
         return self.model(key)
 
-    def delete(self, key: Key, *, force: bool) -> list[Kept]:
-        """Forgets the model and returns the versions it had. Raises UnknownModel; Refused while an alias points into it."""
+    def require_deletable(self, key: Key, *, force: bool) -> None:
+        """Raises UnknownModel; Refused while an alias points into the model, unless forced."""
         line = self._line(key)
         if line.aliases and not force:
             raise Refused(model_id=key[1], reason=f"alias {min(line.aliases)} points into it: delete it with force")
-        kept = [line.versions[number] for number in line.numbers]
+
+    def delete(self, key: Key, upto: int) -> list[Kept]:
+        """Forgets the model and returns the versions it had. Versions above `upto` came since it was asked: they stay, in
+        a model without annotations. Raises UnknownModel."""
+        line = self._line(key)
+        kept = [line.versions[number] for number in line.numbers if number <= upto]
         for one in kept:
             self._forget(line, one)
-        del self._lines[key]
-        names = self._names[key[0]]
-        del names[bisect_left(names, key[1])]
+        if line.numbers:
+            line.user_data, line.tags, line.aliases = {}, {}, {}
+            line.deleted.update(one.info.number for one in kept)
+        else:
+            del self._lines[key]
+            names = self._names[key[0]]
+            del names[bisect_left(names, key[1])]
         return kept
 
     def models(self, namespace: str, after: str | None) -> Iterator[ModelInfo]:
@@ -207,6 +216,11 @@ class Catalog:
         evicted = number <= line.highest and number not in line.deleted
         raise (VersionEvicted if evicted else UnknownVersion)(model_id=key[1], number=number)
 
+    def holds(self, kept: Kept) -> bool:
+        """Whether this very version is still known."""
+        line = self._lines.get((kept.info.namespace, kept.info.model_id))
+        return line is not None and line.versions.get(kept.info.number) is kept
+
     def newest(self, key: Key) -> Kept | None:
         """The newest version that can be fetched, or None."""
         line = self._lines.get(key)
@@ -218,17 +232,20 @@ class Catalog:
         numbers = line.numbers[bisect_right(line.numbers, after) :]
         return (line.versions[number].info for number in numbers)
 
-    def delete_version(self, key: Key, number: int, *, force: bool) -> Kept:
-        """Forgets one version. Raises UnknownModel, UnknownVersion, and Refused while an alias names it."""
+    def require_version_deletable(self, key: Key, number: int, *, force: bool) -> Kept:
+        """Raises UnknownModel, UnknownVersion, and Refused while an alias names the version, unless forced."""
         line, kept = self._line(key), self.find(key, number)
         names = sorted(alias for alias, at in line.aliases.items() if at == number)
         if names and not force:
             raise Refused(model_id=key[1], reason=f"alias {names[0]} names version {number}: delete it with force")
-        for name in names:
-            del line.aliases[name]
+        return kept
+
+    def delete_version(self, key: Key, kept: Kept) -> None:
+        """Forgets one version, and the aliases that name it."""
+        line, number = self._line(key), kept.info.number
+        line.aliases = {alias: at for alias, at in line.aliases.items() if at != number}
         self._forget(line, kept)
         line.deleted.add(number)
-        return kept
 
     def best(self, key: Key, metric: str, mode: str) -> Kept:
         """Greatest (`max`) or least (`min`) value of a metric; ties go to the newest, NaN never wins.

@@ -13,10 +13,14 @@ import mmap
 import os
 import re
 import secrets
+import shutil
+import stat
+import time
 from pathlib import Path
 from typing import Protocol
 
 from broadcaster.protocol.errors import DirectoryUnusable, NoSpace
+from broadcaster.protocol.limits import INLINE
 from broadcaster.protocol.slot import EMPTY, HEADER, SlotHeader
 
 _STEP = 2 << 20
@@ -30,12 +34,29 @@ class Tracker(Protocol):
     def done(self) -> bool: ...
 
 
+class Inline:
+    """A payload of at most 64 KiB: it travels inside messages and needs no file. Has what the broker uses of a slot."""
+
+    def __init__(self, size: int) -> None:
+        self.view = memoryview(bytearray(size))
+        self.charge = size + 512
+        """Bytes of memory, with what the objects around it take."""
+        self.jobs = 0
+
+    def seal(self, header: SlotHeader) -> None:
+        """Nothing to seal: nobody else can see it."""
+
+    def lend(self, frame: Tracker) -> None:
+        """A queued frame keeps the bytes alive by itself."""
+
+
 class Slot:
     """One file, one mapping. `view` is the payload of the version that it is granted for."""
 
     def __init__(self, path: Path, capacity: int) -> None:
         self.path = path
         self.capacity = capacity
+        self.charge = HEADER + capacity
         self.generation = 0
         self.granted = False
         self.jobs = 0
@@ -119,8 +140,15 @@ class SlotPool:
     def used_slots(self) -> int:
         return sum(slot.granted for slot in self._slots)
 
-    def grant(self, size: int) -> Slot:
-        """A slot with room for `size` bytes, emptied and locked. Raises NoSpace when neither an old nor a new one is to be had."""
+    @staticmethod
+    def charge(size: int) -> int:
+        """Bytes of memory that a payload of `size` bytes takes at least."""
+        return size + 512 if size <= INLINE else HEADER + -(-size // _STEP) * _STEP
+
+    def grant(self, size: int) -> Slot | Inline:
+        """A place for `size` bytes; a slot is emptied and locked. Raises NoSpace when there is neither an old nor a new one."""
+        if size <= INLINE:
+            return Inline(size)
         capacity = -(-size // _STEP) * _STEP
         fitting = sorted(
             (slot for slot in self._slots if not slot.granted and size <= slot.capacity <= capacity + capacity // 4),
@@ -132,9 +160,10 @@ class SlotPool:
         self._make_room(capacity)
         return self._create(capacity, size)
 
-    def release(self, slot: Slot) -> None:
-        """The version in it left. The slot comes round again once nobody reads it."""
-        slot.empty()
+    def release(self, place: Slot | Inline) -> None:
+        """The version in it left. A slot comes round again once nobody reads it."""
+        if isinstance(place, Slot):
+            place.empty()
 
     def close(self) -> None:
         """Unlinks every slot."""
@@ -177,6 +206,9 @@ def open_slot_directory(directory: Path) -> int:
         lock = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     except OSError as wrong:
         raise DirectoryUnusable(key="slot-dir", where=str(directory), reason=wrong.strerror or str(wrong)) from wrong
+    if directory.stat().st_uid != os.getuid():
+        os.close(lock)
+        raise DirectoryUnusable(key="slot-dir", where=str(directory), reason="it belongs to another user")
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -188,3 +220,19 @@ def open_slot_directory(directory: Path) -> int:
         if _NAME.fullmatch(entry.name):
             entry.unlink()
     return lock
+
+
+def sweep_abandoned(root: Path, prefix: str) -> None:
+    """Removes slot directories under `root` whose broadcaster was killed: named with our prefix, ours, and locked by nobody.
+
+    Those made within the last minute are left alone: their broadcaster may be about to lock them.
+    """
+    for directory in root.glob(f"{prefix}*"):
+        status = directory.stat()
+        if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or time.time() - status.st_mtime < 60:
+            continue
+        try:
+            os.close(open_slot_directory(directory))
+            shutil.rmtree(directory, ignore_errors=True)
+        except DirectoryUnusable:
+            continue  # In use.

@@ -3,8 +3,9 @@
     0        8        16       24       32       48          56         58     ...
     | magic  | epoch  | number | size   | digest | generation | name_len | name |
 
-Little-endian. The header is empty (zeros) from the moment a slot is granted until the version in it is committed, so a reader that
-finds the version it was told of in the header, under a lease, reads that version and no other. `name` is `namespace/model_id`.
+Little-endian. The header is empty (zeros) from the moment a slot is granted until the version in it is committed, so a reader
+that finds the version it was told of in the header, under a lease, reads that version and no other. `name` is
+`namespace/model_id`.
 """
 
 from __future__ import annotations

@@ -11,7 +11,6 @@ from broadcaster.protocol.limits import CHUNK
 
 _EVERYWHERE = {
     "LINGER": 0,
-    "IPV6": 1,
     "TCP_KEEPALIVE": 1,
     "TCP_KEEPALIVE_IDLE": 30,
     "TCP_KEEPALIVE_INTVL": 10,

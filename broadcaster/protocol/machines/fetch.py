@@ -20,6 +20,9 @@ from broadcaster.protocol.version import VersionInfo
 
 Out = list[Message | Chunk]
 
+MAX_PATIENCE = 8
+"""How many times `retry` the wait for an answer may grow to."""
+
 
 class FetcherState(Enum):
     READING = "reading"
@@ -52,6 +55,7 @@ class Fetcher:
         self._retry = retry
         self._todo = assembly.missing()[::-1]
         self._asked: dict[bytes, int] = {}
+        self._patience = retry
         self._heard = 0.0
 
     @property
@@ -77,7 +81,7 @@ class Fetcher:
 
     def placed(self, header: ChunkHeader, now: float) -> Out:
         """The bytes are where `place` said. Asks for more; DONE or FAILED once all are here."""
-        self._heard = now
+        self._heard, self._patience = now, self._retry
         self.assembly.add(self._asked.pop(header.transfer))
         if self.assembly.complete:
             self._finish()
@@ -95,16 +99,17 @@ class Fetcher:
 
     @property
     def deadline(self) -> float | None:
-        return None if self.over else self._heard + self._retry
+        return None if self.over else self._heard + self._patience
 
     def expire(self, now: float) -> Out:
-        """Nothing came: ask for everything that is out again. What still comes for the old requests is not awaited any more."""
-        if self.over or now < self._heard + self._retry:
+        """Nothing came: ask for everything that is out again, with the same ids, so that a late answer still counts.
+
+        Each time in a row with twice the patience: a slow connection must not be filled with the same bytes again and again.
+        """
+        if self.over or now < self._heard + self._patience:
             return []
-        self._heard = now
-        self._todo += sorted((i for i in self._asked.values() if not self.assembly.has(i)), reverse=True)
-        self._asked.clear()
-        return self._ask()
+        self._heard, self._patience = now, min(2 * self._patience, MAX_PATIENCE * self._retry)
+        return [self._read(request_id, index) for request_id, index in self._asked.items()]
 
     def _ask(self) -> Out:
         if self.assembly.complete and not self.over:
@@ -114,17 +119,18 @@ class Fetcher:
             index = self._todo.pop()
             request_id = self._make_id()
             self._asked[request_id] = index
-            out.append(
-                Read(
-                    request_id=request_id,
-                    namespace=self.version.namespace,
-                    model_id=self.version.model_id,
-                    number=self.version.number,
-                    offset=index * CHUNK,
-                    length=len(self.assembly.view(index)),
-                )
-            )
+            out.append(self._read(request_id, index))
         return out
+
+    def _read(self, request_id: bytes, index: int) -> Read:
+        return Read(
+            request_id=request_id,
+            namespace=self.version.namespace,
+            model_id=self.version.model_id,
+            number=self.version.number,
+            offset=index * CHUNK,
+            length=len(self.assembly.view(index)),
+        )
 
     def _finish(self) -> None:
         if self.assembly.digest == self.version.digest:

@@ -174,10 +174,8 @@ class Follower:
     # --- chunks ----------------------------------------------------------------------------------------------------
 
     def place(self, header: ChunkHeader, now: float) -> memoryview | None:
-        """Where the bytes of a chunk go, whether pushed or read; None when they are not wanted."""
+        """Where the bytes of a pushed chunk go; None when they are not wanted."""
         incoming = self._incoming
-        if incoming is not None and incoming.fetcher is not None and incoming.fetcher.owns(header.transfer):
-            return incoming.fetcher.place(header)
         key = (header.transfer, header.attempt)
         if incoming is not None and incoming.version is None and incoming.key != key:
             if now - incoming.touched >= self._retry:
@@ -191,8 +189,13 @@ class Follower:
         index = incoming.assembly.index_of(header)
         return None if incoming.assembly.has(index) else incoming.assembly.view(index)
 
+    def place_read(self, header: ChunkHeader) -> memoryview | None:
+        """Where the bytes of an answer to a read go; None for one that is not awaited any more."""
+        incoming = self._incoming
+        return incoming.fetcher.place(header) if incoming is not None and incoming.fetcher is not None else None
+
     def placed(self, header: ChunkHeader, now: float) -> Out:
-        """The bytes are where `place` said."""
+        """The bytes are where `place` or `place_read` said."""
         incoming = self._incoming
         assert incoming is not None, "placed() follows place()"
         incoming.touched = now
@@ -222,10 +225,15 @@ class Follower:
         return out
 
     def _first(self, event: Event, payload: bytes | None, now: float) -> Out:
-        """An event before the first state: its version counts, but where the log stands only the state can say."""
+        """An event before the first state: its version counts, but where the log stands only the state can say. Who wants every
+        version begins to list with this one: the state that comes will not name it if another follows before."""
+        out: Out = []
+        if self.every:
+            self.epoch, self.model_offset, self._listed_offset = event.epoch, event.offset, event.offset
         if event.event == "published" and event.version is not None:
-            return self._published(event, event.version, payload, now)
-        return []
+            out += self._list(event.version, payload) if self.every else []
+            out += self._published(event, event.version, payload, now)
+        return out
 
     def _published(self, event: Event, version: VersionInfo, payload: bytes | None, now: float) -> Out:
         incoming = self._incoming
@@ -309,6 +317,16 @@ class Follower:
         return self._fetching([], now)
 
     # --- every version, in order -----------------------------------------------------------------------------------
+
+    def list_every(self) -> Out:
+        """From now on each published version is listed: the newest that is known first, unless the first state is still to name it."""
+        if self.every:
+            return []
+        self.every = True
+        if self.epoch is None:
+            return []
+        self._listed_offset = self.model_offset
+        return [] if self.known is None else self._list(self.known, None)
 
     def _list_newest(self, version: VersionInfo | None, payload: bytes | None) -> Out:
         return [] if version is None or not self.every else self._list(version, payload)

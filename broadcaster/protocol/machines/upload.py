@@ -23,6 +23,7 @@ from broadcaster.protocol.errors import (
 from broadcaster.protocol.errors import (
     BroadcasterError,
     DigestMismatch,
+    InvalidRequest,
     LocalProtocolError,
     RemoteProtocolError,
     SizeMismatch,
@@ -92,11 +93,19 @@ class Uploader:
             case Done():
                 self.state, self.version = UploaderState.DONE, message.version
                 return []
+            case Error() if self._is_forgotten(message):
+                self.state = UploaderState.BEGINNING
+                return [self.begin]
             case Error():
                 self.state = UploaderState.FAILED
                 self.error = from_wire(message.code, message.message, dict(message.facts))
                 return []
         raise RemoteProtocolError(reason=f"{message.KIND.decode()} does not belong to an upload that is {self.state.value}")
+
+    def _is_forgotten(self, error: Error) -> bool:
+        """Another life of the broadcaster got our commit: it does not know this upload, and can be told of it."""
+        unknown = error.code == InvalidRequest.code and error.facts.get("field") == "upload_id"
+        return unknown and self.state is not UploaderState.BEGINNING
 
     def abort(self, error: BroadcasterError) -> Out:
         """Gives up, because of `error`."""

@@ -1,0 +1,331 @@
+"""What can be asked of and done to models and versions apart from their payloads: look-up, pages, aliases, tags, deletion.
+
+A change is applied at once and answered when it is durable; if the disk refuses, it is taken back. A deletion is the other way
+round: durable first, so that what is acknowledged as gone never comes back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from typing import TypeVar
+
+from broadcaster.broker import Broker, Caller, check_annotations, store_error
+from broadcaster.catalog import Kept
+from broadcaster.protocol.errors import (
+    AlreadyExists,
+    BroadcasterError,
+    InvalidRequest,
+    UnknownModel,
+    UnknownVersion,
+)
+from broadcaster.protocol.frames import encoded_size
+from broadcaster.protocol.limits import CONTROL, PAGE
+from broadcaster.protocol.messages import (
+    AddMetrics,
+    Archive,
+    Best,
+    CreateModel,
+    Deleted,
+    DeleteModel,
+    DeleteVersion,
+    Events,
+    Follow,
+    GetModel,
+    GetVersion,
+    ListModels,
+    ListVersions,
+    Model,
+    Models,
+    Replay,
+    Request,
+    SetAlias,
+    SetTags,
+    State,
+    UpdateModel,
+    Version,
+    Versions,
+    write_value,
+)
+from broadcaster.protocol.names import check_name
+from broadcaster.protocol.version import ModelInfo, VersionInfo
+
+Key = tuple[str, str]
+Info = TypeVar("Info", ModelInfo, VersionInfo)
+
+_PAGE_BYTES = CONTROL * 3 // 4
+
+
+class Registry:
+    """Answers one request each. Every method raises the typed error that the caller is to be told."""
+
+    def __init__(self, broker: Broker, wall: Callable[[], int]) -> None:
+        self._broker = broker
+        self._rooms = broker.rooms
+        self._wall = wall
+
+    # --- asking ----------------------------------------------------------------------------------------------------
+
+    def models(self, request: ListModels) -> Models:
+        limit = _limit(request.limit)
+        page, more = _page(self._rooms.catalog.models(request.namespace, request.after), limit)
+        return Models(request_id=request.request_id, models=page, next=page[-1].model_id if more else None)
+
+    def versions(self, request: ListVersions) -> Versions:
+        limit = _limit(request.limit)
+        page, more = _page(self._rooms.catalog.versions(_key(request, request.model_id), request.after or 0), limit)
+        return Versions(request_id=request.request_id, versions=page, next=page[-1].number if more else None)
+
+    def model(self, request: GetModel) -> Model:
+        info = self._rooms.catalog.model(_key(request, request.model_id))
+        return Model(request_id=request.request_id, model=info)
+
+    def version(self, request: GetVersion) -> Version:
+        kept = self._rooms.catalog.find(_key(request, request.model_id), request.ref)
+        return Version(request_id=request.request_id, version=kept.info)
+
+    def best(self, request: Best) -> Version:
+        kept = self._rooms.catalog.best(_key(request, request.model_id), request.metric, request.mode)
+        return Version(request_id=request.request_id, version=kept.info)
+
+    def follow(self, request: Follow) -> tuple[State, memoryview | None]:
+        """The state of a model that need not exist yet, and the newest payload where it is small."""
+        key = _key(request, request.model_id)
+        check_name("namespace", request.namespace)
+        check_name("model", request.model_id)
+        log, newest = self._rooms.log, self._rooms.catalog.newest(key)
+        state = State(
+            request_id=request.request_id,
+            epoch=log.epoch,
+            offset=log.offset,
+            model_offset=log.model_offset(key),
+            newest=None if newest is None else newest.info,
+        )
+        return state, None if newest is None else self._broker.inline_payload(key, newest)
+
+    def replay(self, request: Replay) -> Events:
+        log = self._rooms.log
+        found, following = log.replay(request.epoch, request.after, request.namespace, request.model_id, _limit(request.limit))
+        size, fitting = 0, 0
+        for event in found:
+            size += encoded_size(event.write())
+            if size > _PAGE_BYTES and fitting:
+                found, following = found[:fitting], found[fitting - 1].offset
+                break
+            fitting += 1
+        return Events(request_id=request.request_id, epoch=log.epoch, offset=log.offset, events=tuple(found), next=following)
+
+    # --- changing models -------------------------------------------------------------------------------------------
+
+    def create(self, request: CreateModel, caller: Caller, now: float) -> None:
+        key = _key(request, request.model_id)
+        check_name("namespace", request.namespace)
+        check_name("model", request.model_id)
+        check_annotations(request.user_data, request.tags)
+        try:
+            info = self._rooms.catalog.create(key, self._wall(), user_data=request.user_data, tags=request.tags)
+        except AlreadyExists:
+            if not request.exist_ok:
+                raise
+            caller.reply(Model(request_id=request.request_id, model=self._rooms.catalog.model(key)))
+            return
+
+        def undo() -> None:
+            if not self._rooms.catalog.model(key).versions:
+                self._rooms.catalog.delete(key, 0)
+
+        self._announce(key, "created", now)
+        archive = self._rooms.archive
+        self._durable(caller, lambda: archive.set_model(info), lambda: self._model_reply(request, key), undo)
+
+    def update(self, request: UpdateModel, caller: Caller, now: float) -> None:
+        key = _key(request, request.model_id)
+        before = self._rooms.catalog.model(key)
+        check_annotations(request.user_data, before.tags)
+        self._replace_model(request, key, caller, now, user_data=request.user_data)
+
+    def _replace_model(
+        self,
+        request: Request,
+        key: Key,
+        caller: Caller,
+        now: float,
+        *,
+        user_data: Mapping[str, str] | None = None,
+        tags: Mapping[str, str] | None = None,
+    ) -> None:
+        before = self._rooms.catalog.model(key)
+        info = self._rooms.catalog.update(key, user_data=user_data, tags=tags)
+        self._announce(key, "updated", now)
+        archive = self._rooms.archive
+        self._durable(
+            caller,
+            lambda: archive.set_model(info),
+            lambda: self._model_reply(request, key),
+            lambda: self._rooms.catalog.update(key, user_data=before.user_data, tags=before.tags),
+        )
+
+    def delete_model(self, request: DeleteModel, caller: Caller, now: float) -> None:
+        key = _key(request, request.model_id)
+        self._rooms.catalog.require_deletable(key, force=request.force)
+        upto, archive = self._rooms.numbers.last(key), self._rooms.archive
+
+        def job() -> None:
+            try:
+                archive.delete_model(*key)
+            except UnknownModel:
+                pass  # Its first write failed: there is nothing of it on disk.
+
+        def gone() -> Deleted:
+            self._broker.forget(key, self._rooms.catalog.delete(key, upto))
+            self._announce(key, "deleted", now)
+            return Deleted(request_id=request.request_id)
+
+        self._durable(caller, job, gone, lambda: None)
+
+    # --- changing versions -----------------------------------------------------------------------------------------
+
+    def delete_version(self, request: DeleteVersion, caller: Caller, now: float) -> None:
+        key = _key(request, request.model_id)
+        kept = self._rooms.catalog.require_version_deletable(key, request.number, force=request.force)
+        aliases = {name: at for name, at in self._rooms.catalog.model(key).aliases.items() if at != request.number}
+        archive = self._rooms.archive
+
+        def job() -> None:
+            archive.set_aliases(*key, aliases)
+            try:
+                archive.delete_version(*key, request.number)
+            except UnknownVersion:
+                pass  # A transient version: it is in memory only.
+
+        def gone() -> Deleted:
+            if self._rooms.catalog.holds(kept):
+                self._rooms.catalog.delete_version(key, kept)
+                self._broker.forget(key, [kept])
+                self._announce(key, "version-deleted", now, number=request.number)
+            return Deleted(request_id=request.request_id)
+
+        self._durable(caller, job, gone, lambda: None)
+
+    def archive(self, request: Archive, caller: Caller) -> None:
+        def done(result: VersionInfo | BaseException) -> None:
+            if isinstance(result, BroadcasterError):
+                caller.refuse(result)
+            elif isinstance(result, VersionInfo):
+                caller.reply(Version(request_id=request.request_id, version=result))
+
+        self._broker.archive(_key(request, request.model_id), request.ref, done)
+
+    def set_alias(self, request: SetAlias, caller: Caller, now: float) -> None:
+        key = _key(request, request.model_id)
+        check_name("alias", request.alias)
+        before = dict(self._rooms.catalog.model(key).aliases)
+        aliases = self._rooms.catalog.set_alias(key, request.alias, request.number, request.expect)
+        self._announce(key, "aliased", now, alias=request.alias, number=request.number)
+        archive = self._rooms.archive
+        self._durable(
+            caller,
+            lambda: archive.set_aliases(*key, aliases),
+            lambda: self._model_reply(request, key),
+            lambda: self._rooms.catalog.load_aliases(key, before),
+        )
+
+    def set_tags(self, request: SetTags, caller: Caller, now: float) -> None:
+        key = _key(request, request.model_id)
+        for name in request.tags:
+            check_name("tag", name)
+        if request.number is None:
+            tags = _merged(self._rooms.catalog.model(key).tags, request.tags)
+            check_annotations(self._rooms.catalog.model(key).user_data, tags)
+            self._replace_model(request, key, caller, now, tags=tags)
+            return
+        kept = self._rooms.catalog.find(key, request.number)
+        tags = _merged(kept.info.tags, request.tags)
+        archive, number = self._rooms.archive, request.number
+        self._annotate(request, kept, replace(kept.info, tags=tags), caller, now, lambda: archive.set_tags(*key, number, tags))
+
+    def add_metrics(self, request: AddMetrics, caller: Caller, now: float) -> None:
+        key = _key(request, request.model_id)
+        kept = self._rooms.catalog.find(key, request.number)
+        info = replace(kept.info, metrics={**kept.info.metrics, **request.metrics})
+        archive = self._rooms.archive
+        self._annotate(request, kept, info, caller, now, lambda: archive.add_metrics(*key, request.number, request.metrics))
+
+    def _annotate(
+        self, request: Request, kept: Kept, info: VersionInfo, caller: Caller, now: float, job: Callable[[], object]
+    ) -> None:
+        """Gives a version other annotations; on disk too where it is archived."""
+        check_annotations(info.user_data, info.metrics, info.tags)
+        before, kept.info = kept.info, info
+        key = (info.namespace, info.model_id)
+        self._announce(key, "updated", now, number=info.number, version=info)
+
+        def undo() -> None:
+            kept.info = before
+
+        if info.archived:
+            self._durable(caller, job, lambda: Version(request_id=request.request_id, version=kept.info), undo)
+        else:
+            caller.reply(Version(request_id=request.request_id, version=info))
+
+    # --- inside ----------------------------------------------------------------------------------------------------
+
+    def _announce(self, key: Key, event: str, now: float, **facts: object) -> None:
+        self._broker.push(self._broker.emit(key, event, now, **facts))
+
+    def _model_reply(self, request: Request, key: Key) -> Model:
+        return Model(request_id=request.request_id, model=self._rooms.catalog.model(key))
+
+    def _durable(
+        self,
+        caller: Caller,
+        job: Callable[[], object],
+        reply: Callable[[], Model | Version | Deleted],
+        undo: Callable[[], object],
+    ) -> None:
+        """Runs `job` on the archive thread; then answers, or takes the change back and says why."""
+
+        def finished(result: object) -> None:
+            try:
+                if isinstance(result, BaseException):
+                    undo()
+                    raise store_error(result, "a change")
+                caller.reply(reply())
+            except BroadcasterError as error:
+                caller.refuse(error)
+
+        def in_time() -> object:
+            self._broker.require_time(caller)
+            return job()
+
+        try:
+            self._rooms.writer.submit(in_time, lambda result: self._broker.post(lambda: finished(result)))
+        except BroadcasterError as error:
+            finished(error)
+
+
+def _key(request: Request, model_id: str) -> Key:
+    return request.namespace, model_id
+
+
+def _limit(limit: int | None) -> int:
+    if limit == 0:
+        raise InvalidRequest(field="limit", reason="must be at least 1")
+    return min(limit or PAGE, PAGE)
+
+
+def _page(infos: Iterable[Info], limit: int) -> tuple[tuple[Info, ...], bool]:
+    """As many as `limit` and a control map allow, and whether there are more."""
+    page: list[Info] = []
+    size = 0
+    for info in infos:
+        size += encoded_size(write_value(info))
+        if len(page) == limit or (size > _PAGE_BYTES and page):
+            return tuple(page), True
+        page.append(info)
+    return tuple(page), False
+
+
+def _merged(before: Mapping[str, str], changes: Mapping[str, str | None]) -> dict[str, str]:
+    merged = {**before, **changes}
+    return {name: value for name, value in merged.items() if value is not None}

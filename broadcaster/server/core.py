@@ -1,0 +1,225 @@
+"""One life of the core: opens archive, slots and sockets, serves, and closes everything in the right order."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import secrets
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import zmq
+
+from broadcaster import __version__
+from broadcaster.beacons import Beacons
+from broadcaster.broker import Broker, Rooms
+from broadcaster.catalog import Catalog, Retention
+from broadcaster.eventlog import EventLog
+from broadcaster.numbers import Numbers
+from broadcaster.protocol.errors import BroadcasterError, DirectoryUnusable
+from broadcaster.protocol.limits import CHUNK, CONTROL, INLINE, PROTOCOL, WINDOW
+from broadcaster.protocol.messages import Hello, Welcome
+from broadcaster.registry import Registry
+from broadcaster.server.channels import Binding, Channels
+from broadcaster.server.loop import Loop
+from broadcaster.server.requests import Requests
+from broadcaster.slots import SlotPool, open_slot_directory, sweep_abandoned
+from broadcaster.stats import Stats
+from broadcaster.store.archive import Archive
+from broadcaster.store.worker import Worker
+
+log = logging.getLogger("broadcaster.server")
+
+_SHARE = 0.8
+"""Part of a slot directory's file system that payloads may take when it is smaller than the budget."""
+
+
+@dataclass(frozen=True, slots=True)
+class CoreOptions:
+    """What the core is told. `slot_dir` None: a directory of its own in the machine's shared memory."""
+
+    host: str
+    upload_port: int
+    push_port: int
+    data_port: int
+    advertise: str | None
+    archive_dir: Path
+    slot_dir: Path | None
+    max_payload: int
+    retention: Retention
+    ready_file: Path | None
+
+
+class Core:
+    """Everything that one broadcaster process holds. Opened by the constructor, served by `run`, closed by `close`."""
+
+    def __init__(self, options: CoreOptions) -> None:
+        self._options = options
+        self._closing: list[Callable[[], object]] = []
+        try:
+            self._open()
+        except BaseException:
+            self.close()
+            raise
+
+    def _open(self) -> None:
+        options = self._options
+        directory, own = _slot_directory(options)
+        lock = open_slot_directory(directory)
+        self._closing.append(lambda: os.close(lock))
+        if own:
+            self._closing.append(lambda: shutil.rmtree(directory, ignore_errors=True))
+        context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._closing.append(lambda: context.destroy(linger=0))
+        channels = Channels(context, Binding(options.host, options.upload_port, options.push_port, options.data_port, directory))
+        self._closing.append(channels.close)
+        self.ports = channels.ports
+        if not channels.ipc:
+            log.warning("no ipc sockets: the path of the slot directory is too long for them path=%s", directory)
+        retention = _fitting(options.retention, directory)
+        archive = Archive.open(options.archive_dir, now_ms=time.time_ns() // 1_000_000)
+        self._closing.append(archive.close)
+        self.loop = Loop(channels)
+        self._closing.append(self.loop.close)
+        self._compose(archive, SlotPool(directory, retention.budget), retention, directory)
+        self._write_ready_file()
+
+    def _compose(self, archive: Archive, slots: SlotPool, retention: Retention, directory: Path) -> None:
+        loaded = archive.load()
+        for note in loaded.notes:
+            log.warning("archive: %s", note)
+        self._closing.append(slots.close)
+        self._rooms = Rooms(
+            catalog=Catalog(retention),
+            numbers=Numbers(loaded.floors),
+            log=EventLog(loaded.epoch),
+            beacons=Beacons(),
+            slots=slots,
+            archive=archive,
+            writer=Worker("archive"),
+            reserver=Worker("numbers"),
+            readers=Worker("readers", threads=2, capacity=4096),
+            stats=Stats(),
+        )
+        for worker in (self._rooms.readers, self._rooms.reserver, self._rooms.writer):
+            self._closing.append(worker.close)
+        self._broker = Broker(
+            self._rooms,
+            self.loop,
+            max_payload=min(self._options.max_payload, retention.budget),
+            make_id=lambda: secrets.token_bytes(16),
+            clock=time.monotonic,
+            wall=time.time_ns,
+        )
+        self._broker.load(loaded.models, loaded.versions)
+        self._token = secrets.token_hex(16)
+        (directory / "token").write_text(self._token)
+        self._closing.append(lambda: (directory / "token").unlink(missing_ok=True))
+        requests = Requests(self._broker, Registry(self._broker, time.time_ns), self._welcome, self._gauges)
+        self.loop.attach(self._broker, requests)
+        self._retention = retention
+        self._broker.reserve_all(time.monotonic())
+
+    def _welcome(self, hello: Hello) -> Welcome:
+        return Welcome(
+            request_id=hello.request_id,
+            protocol=PROTOCOL,
+            epoch=self._rooms.log.epoch,
+            offset=self._rooms.log.offset,
+            server_version=__version__,
+            endpoints=self.ports,
+            host=self._options.advertise,
+            host_token=self._token,
+            limits={
+                "chunk": CHUNK,
+                "inline": INLINE,
+                "control": CONTROL,
+                "window": WINDOW,
+                "max_payload": min(self._options.max_payload, self._retention.budget),
+                "memory_budget": self._retention.budget,
+            },
+        )
+
+    def _gauges(self) -> dict[str, float]:
+        rooms = self._rooms
+        return {
+            "epoch": rooms.log.epoch,
+            "offset": rooms.log.offset,
+            "models": rooms.catalog.model_count,
+            "versions": rooms.catalog.version_count,
+            "subscriptions": self.loop.subscriptions,
+            "memory_budget": rooms.catalog.retention.budget,
+            "memory_versions": rooms.catalog.resident_bytes,
+            "memory_uploads": self._broker.in_flight,
+            "slot_bytes": rooms.slots.bytes,
+            "slots_used": rooms.slots.used_slots,
+            "slots_free": rooms.slots.free_slots,
+            "archive_writable": float(rooms.archive.health.writable),
+            "archive_jobs": rooms.writer.waiting,
+        }
+
+    @property
+    def endpoints(self) -> dict[str, str]:
+        """Where a client on this machine finds the channels."""
+        host = "localhost" if self._options.host in ("0.0.0.0", "::") else self._options.host
+        host = f"[{host}]" if ":" in host else host
+        return {name: f"tcp://{host}:{port}" for name, port in self.ports.items()}
+
+    def _write_ready_file(self) -> None:
+        path = self._options.ready_file
+        if path is None:
+            return
+        aside = path.with_name(f".{path.name}.{os.getpid()}")
+        try:
+            aside.write_text(json.dumps(self.endpoints | {"pids": [os.getpid()]}))
+            aside.rename(path)
+        except OSError as wrong:
+            raise DirectoryUnusable(key="ready-file", where=str(path), reason=wrong.strerror or str(wrong)) from wrong
+
+    def run(self) -> None:
+        """Serves until `loop.stop()`; then stops taking work and gives numbers back that were never used."""
+        self.loop.run()
+        for worker in (self._rooms.readers, self._rooms.reserver, self._rooms.writer):
+            worker.close()
+        try:
+            self._rooms.archive.release_numbers((*key, used) for key, used in self._rooms.numbers.used().items())
+        except BroadcasterError as error:
+            log.warning("numbers not given back: the next ones will be higher reason=%s", error)
+
+    def close(self) -> None:
+        """Closes what was opened, last first."""
+        while self._closing:
+            self._closing.pop()()
+
+
+def _slot_directory(options: CoreOptions) -> tuple[Path, bool]:
+    """The slot directory, and whether it is one of our own that goes when we go."""
+    if options.slot_dir is not None:
+        return options.slot_dir, False
+    memory = Path("/dev/shm")
+    root = memory if sys.platform == "linux" and memory.is_dir() else Path(tempfile.gettempdir())
+    sweep_abandoned(root, f"broadcaster-{os.getuid()}-")
+    if options.data_port:
+        return root / f"broadcaster-{os.getuid()}-{options.data_port}", True
+    return root / f"broadcaster-{os.getuid()}-{os.getpid()}-{secrets.token_hex(4)}", True
+
+
+def _fitting(retention: Retention, directory: Path) -> Retention:
+    """A budget that the slot directory's file system can hold."""
+    room = os.statvfs(directory)
+    size = int(room.f_blocks * room.f_frsize * _SHARE)
+    if size >= retention.budget:
+        return retention
+    log.warning(
+        "memory budget reduced: the slot directory is smaller budget=%d reduced_to=%d path=%s",
+        retention.budget,
+        size,
+        directory,
+    )
+    return Retention(size, retention.keep, retention.keep_large, retention.expiry)

@@ -1,0 +1,255 @@
+"""The poll loop: one thread reads the sockets, calls the broker, and runs what the workers post back."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+
+import zmq
+
+from broadcaster.broker import Broker, Caller, Key, Rooms
+from broadcaster.protocol.errors import BroadcasterError, InvalidRequest, RemoteProtocolError, UnsupportedProtocol
+from broadcaster.protocol.frames import decode_header, decode_map, encode
+from broadcaster.protocol.limits import PROTOCOL
+from broadcaster.protocol.messages import KINDS, Abandon, Abort, Aborted, Beacon, Begin, Commit, Event, Publish, Request
+from broadcaster.protocol.names import EVENTS
+from broadcaster.server.channels import Channels
+from broadcaster.server.peers import Peer
+from broadcaster.server.requests import Requests
+from broadcaster.server.subscribers import Subscribers
+
+log = logging.getLogger("broadcaster.server")
+
+_TURN = 64
+"""Messages taken from one socket before the others have their turn."""
+_TICK = 0.5
+"""Seconds between looks at what expires."""
+_NO_ID = bytes(16)
+
+Frames = Sequence[zmq.Frame]
+
+
+class Loop:
+    """Serves until `stop`. It is the broker's Front: pushes what it is given, and takes posts from other threads."""
+
+    def __init__(self, channels: Channels, clock: Callable[[], float] = time.monotonic) -> None:
+        self._channels = channels
+        self._clock = clock
+        self._posted: deque[Callable[[], None]] = deque()
+        self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._stopping = False
+        self._subscribers = Subscribers()
+        self._broker: Broker
+        self._requests: Requests
+        self._rooms: Rooms
+
+    def attach(self, broker: Broker, requests: Requests) -> None:
+        """The broker and this loop know each other: it is made first, and told then."""
+        self._broker, self._requests, self._rooms = broker, requests, broker.rooms
+
+    # --- what the broker wants -------------------------------------------------------------------------------------
+
+    def post(self, done: Callable[[], None]) -> None:
+        """Runs `done` on the loop's thread, soon. Safe from any thread and from a signal handler."""
+        self._posted.append(done)
+        os.eventfd_write(self._wake, 1)
+
+    def push_event(self, event: Event, payload: memoryview | None) -> None:
+        raw = self._subscribers.events((event.namespace, event.model_id))
+        if raw is not None:
+            frames: list[bytes | memoryview] = [raw, *encode(event)]
+            if payload is not None:
+                frames.append(payload)
+            self._channels.push.send_multipart(frames, zmq.NOBLOCK)
+
+    def push_abandon(self, key: Key, abandon: Abandon) -> None:
+        raw = self._subscribers.chunks(key)
+        if raw is not None:
+            self._channels.push.send_multipart([raw, *encode(abandon)], zmq.NOBLOCK)
+
+    @property
+    def subscriptions(self) -> int:
+        return self._subscribers.count
+
+    # --- the loop --------------------------------------------------------------------------------------------------
+
+    def stop(self) -> None:
+        """Ends `run`. Safe from any thread and from a signal handler."""
+        self._stopping = True
+        os.eventfd_write(self._wake, 1)
+
+    def run(self) -> None:
+        """Serves until `stop`."""
+        poller = zmq.Poller()
+        channels = self._channels
+        turns = ((channels.upload, self._upload), (channels.data, self._data), (channels.push, self._subscription))
+        for socket, _ in turns:
+            poller.register(socket, zmq.POLLIN)
+        poller.register(self._wake, zmq.POLLIN)
+        tick = self._clock()
+        while not self._stopping:
+            now = self._clock()
+            if now >= tick:
+                tick = now + _TICK
+                self._broker.tick(now)
+            self._beacons(now)
+            due = min(tick, self._rooms.beacons.deadline or tick)
+            ready = dict(poller.poll(max(0, int((due - self._clock()) * 1000) + 1)))
+            for socket, turn in turns:
+                if socket in ready:
+                    self._drain(socket, turn)
+            if self._wake in ready:
+                self._run_posted()
+
+    def close(self) -> None:
+        os.close(self._wake)
+
+    def _drain(self, socket: zmq.Socket[bytes], turn: Callable[[Frames], None]) -> None:
+        for _ in range(_TURN):
+            try:
+                frames = socket.recv_multipart(zmq.NOBLOCK, copy=False)
+            except zmq.Again:
+                return
+            turn(frames)
+
+    def _run_posted(self) -> None:
+        os.eventfd_read(self._wake)
+        for _ in range(len(self._posted)):
+            self._posted.popleft()()
+
+    def _beacons(self, now: float) -> None:
+        for key, interval in self._rooms.beacons.due(now):
+            raw = self._subscribers.events(key)
+            if raw is not None:
+                beacon = Beacon(
+                    epoch=self._rooms.log.epoch,
+                    offset=self._rooms.log.offset,
+                    model_offset=self._rooms.log.model_offset(key),
+                    namespace=key[0],
+                    model_id=key[1],
+                    interval_ms=int(interval * 1000),
+                )
+                self._channels.push.send_multipart([raw, *encode(beacon)], zmq.NOBLOCK)
+
+    # --- upload channel --------------------------------------------------------------------------------------------
+
+    def _upload(self, frames: Frames) -> None:
+        now = self._clock()
+        if len(frames) == 4 and len(frames[1]) == 0:
+            self._chunk(frames, now)
+            return
+        routing = [frames[0].bytes]
+        peer: Caller = Peer(self._channels.upload, routing, self._rooms.stats, _NO_ID)
+        try:
+            given = _map_of(frames[1:])
+            request_id, upload_id = _id_in(given, "request_id"), _id_in(given, "upload_id")
+            peer = Peer(self._channels.upload, routing, self._rooms.stats, request_id, upload_id=upload_id)
+            match read_request(frames[1:], given):
+                case Publish() as publish:
+                    payload = frames[3].buffer if len(frames) > 3 else memoryview(b"")
+                    self._broker.publish(publish, payload, peer, now)
+                case Begin() as begin:
+                    self._broker.begin(begin, peer, now)
+                case Commit() as commit:
+                    self._broker.commit(commit, peer, now)
+                case Abort() as abort:
+                    self._broker.abort(abort, peer)
+                    peer.reply(Aborted(request_id=abort.request_id, upload_id=abort.upload_id))
+                case other:
+                    raise InvalidRequest(field="kind", reason=f"{other.KIND.decode()} belongs on the data channel")
+        except BroadcasterError as error:
+            self._refuse(peer, error)
+
+    def _chunk(self, frames: Frames, now: float) -> None:
+        """Forwarded first, then put into its place: subscribers need not wait for our copy."""
+        data = frames[3]
+        try:
+            header = decode_header(frames[2].buffer)
+            if header.length != len(data):
+                raise RemoteProtocolError(reason=f"a chunk of {header.length} bytes came with {len(data)}")
+        except RemoteProtocolError:
+            self._rooms.stats.count("bad_messages")
+            return
+        peer = Peer(self._channels.upload, [frames[0].bytes], self._rooms.stats, header.transfer, upload_id=header.transfer)
+        found = self._broker.place(header, peer)
+        if found is None:
+            self._broker.dropped(header, now)
+            return
+        upload, view = found
+        raw = self._subscribers.chunks(upload.key)
+        if raw is not None:
+            self._rooms.stats.count("chunks_pushed")
+            pushed = upload.pushed(header).pack()
+            self._channels.push.send_multipart([raw, pushed, data], zmq.NOBLOCK, copy=False)
+        view[:] = data.buffer
+        self._broker.placed(upload, header, now)
+
+    # --- data channel ----------------------------------------------------------------------------------------------
+
+    def _data(self, frames: Frames) -> None:
+        now = self._clock()
+        envelope = [frames[0].bytes, b""]
+        peer = Peer(self._channels.data, envelope, self._rooms.stats, _NO_ID)
+        try:
+            if len(frames) < 2 or len(frames[1]):
+                raise RemoteProtocolError(reason="an empty frame comes first on the data channel")
+            given = _map_of(frames[2:])
+            budget = given.get("budget_ms")
+            expires = now + budget / 1000 if type(budget) is int else float("inf")
+            peer = Peer(self._channels.data, envelope, self._rooms.stats, _id_in(given, "request_id"), expires=expires)
+            self._rooms.stats.count("requests")
+            self._requests.answer(read_request(frames[2:], given), peer, now)
+        except BroadcasterError as error:
+            self._refuse(peer, error)
+
+    def _refuse(self, peer: Caller, error: BroadcasterError) -> None:
+        if isinstance(error, RemoteProtocolError):
+            self._rooms.stats.count("bad_messages")
+        peer.refuse(error)
+
+    # --- push channel ----------------------------------------------------------------------------------------------
+
+    def _subscription(self, frames: Frames) -> None:
+        """Only whole topics are accepted: the socket is in manual mode, so nothing else is ever sent."""
+        raw = frames[0].bytes
+        if raw[:1] == b"\1":
+            added = self._subscribers.add(raw[1:])
+            if added is None:
+                self._rooms.stats.count("subscriptions_refused")
+                return
+            self._channels.push.setsockopt(zmq.SUBSCRIBE, raw[1:])
+            if added[1] == EVENTS:
+                self._rooms.beacons.subscribed(added[0], self._clock())
+        elif raw[:1] == b"\0":
+            self._channels.push.setsockopt(zmq.UNSUBSCRIBE, raw[1:])
+            left = self._subscribers.remove(raw[1:])
+            if left is not None:
+                self._rooms.beacons.unsubscribed(left)
+
+
+def _map_of(frames: Frames) -> dict[str, object]:
+    if len(frames) < 2:
+        raise RemoteProtocolError(reason=f"a control message has a kind and a map, not {len(frames)} frame(s)")
+    return decode_map(frames[1].buffer)
+
+
+def _id_in(given: dict[str, object], name: str) -> bytes:
+    """The id to answer with, even to a message that is refused for something else."""
+    found = given.get(name)
+    return found if isinstance(found, bytes) and len(found) == 16 else _NO_ID
+
+
+def read_request(frames: Frames, given: dict[str, object]) -> Request:
+    """The request in these frames. Raises UnsupportedProtocol before it looks at anything that may differ between versions."""
+    theirs = given.get("protocol", PROTOCOL)
+    if theirs != PROTOCOL:
+        raise UnsupportedProtocol(theirs=str(theirs)[:20], ours=PROTOCOL)
+    name = frames[0].bytes[:32]
+    kind = KINDS.get(name)
+    if kind is None or not issubclass(kind, Request):
+        raise RemoteProtocolError(reason=f"there is no request {name!r}")
+    request: Request = kind.read(given)
+    return request

@@ -1,0 +1,110 @@
+"""The data channel's requests, each handed to who answers it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from broadcaster.broker import Broker, Caller
+from broadcaster.protocol.errors import BroadcasterError, InvalidRequest
+from broadcaster.protocol.messages import (
+    AddMetrics,
+    Archive,
+    Best,
+    CreateModel,
+    DeleteModel,
+    DeleteVersion,
+    Follow,
+    GetModel,
+    GetStats,
+    GetVersion,
+    Hello,
+    ListModels,
+    ListVersions,
+    Read,
+    Replay,
+    Request,
+    SetAlias,
+    SetTags,
+    Stats,
+    UpdateModel,
+    Welcome,
+)
+from broadcaster.registry import Registry
+from broadcaster.server.changes import Changes
+
+_CHANGES = (CreateModel, UpdateModel, DeleteModel, DeleteVersion, Archive, SetAlias, SetTags, AddMetrics)
+
+
+class Requests:
+    """Answers every request of the data channel. `welcome` answers a hello, `gauges` gives the values beside the counters."""
+
+    def __init__(
+        self,
+        broker: Broker,
+        registry: Registry,
+        welcome: Callable[[Hello], Welcome],
+        gauges: Callable[[], dict[str, float]],
+    ) -> None:
+        self._broker = broker
+        self._registry = registry
+        self._welcome = welcome
+        self._gauges = gauges
+        self._changes = Changes()
+
+    def answer(self, request: Request, caller: Caller, now: float) -> None:
+        """Answers now or later, once. Raises the typed error to answer with."""
+        self._broker.require_time(caller)
+        if isinstance(request, _CHANGES):
+            first = self._changes.once(request.request_id, caller, now)
+            if first is not None:
+                self._change(request, first, now)
+            return
+        registry = self._registry
+        match request:
+            case Read():
+                self._broker.read(request, caller)
+            case Follow():
+                caller.reply(*registry.follow(request))
+            case GetVersion():
+                caller.reply(registry.version(request))
+            case Hello():
+                caller.reply(self._welcome(request))
+            case ListModels():
+                caller.reply(registry.models(request))
+            case ListVersions():
+                caller.reply(registry.versions(request))
+            case GetModel():
+                caller.reply(registry.model(request))
+            case Replay():
+                caller.reply(registry.replay(request))
+            case Best():
+                caller.reply(registry.best(request))
+            case GetStats():
+                values = self._broker.rooms.stats.values() | self._gauges()
+                caller.reply(Stats(request_id=request.request_id, values=values))
+            case _:
+                raise InvalidRequest(field="kind", reason=f"{request.KIND.decode()} belongs on the upload channel")
+
+    def _change(self, request: Request, caller: Caller, now: float) -> None:
+
+        registry = self._registry
+        try:
+            match request:
+                case CreateModel():
+                    registry.create(request, caller, now)
+                case UpdateModel():
+                    registry.update(request, caller, now)
+                case DeleteModel():
+                    registry.delete_model(request, caller, now)
+                case DeleteVersion():
+                    registry.delete_version(request, caller, now)
+                case Archive():
+                    registry.archive(request, caller)
+                case SetAlias():
+                    registry.set_alias(request, caller, now)
+                case SetTags():
+                    registry.set_tags(request, caller, now)
+                case AddMetrics():
+                    registry.add_metrics(request, caller, now)
+        except BroadcasterError as error:
+            caller.refuse(error)

@@ -1,0 +1,42 @@
+"""Counters and gauges as plain values. Counting costs one dict update; who shows them is somebody else's business."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+COUNTERS = {
+    "publishes": "versions committed",
+    "bytes_in": "payload bytes committed",
+    "archived": "versions made durable",
+    "archive_failures": "archive jobs that failed",
+    "evicted": "versions that left memory and were not archived",
+    "uploads_begun": "uploads begun",
+    "uploads_resumed": "uploads resumed after a lost connection or answer",
+    "uploads_refused": "uploads ended by an error",
+    "chunks_dropped": "uploaded chunks that were not wanted: repeated, or behind a hole",
+    "chunks_pushed": "chunks forwarded to subscribers",
+    "events": "events appended to the log",
+    "requests": "requests answered on the data channel",
+    "requests_refused": "requests answered with an error",
+    "requests_expired": "requests whose time was over before they were started",
+    "reads": "chunks read over the data channel",
+    "bytes_read": "payload bytes read over the data channel",
+    "bad_messages": "messages that were not of the protocol",
+    "replies_dropped": "replies whose client was gone or did not read",
+    "subscriptions_refused": "subscriptions to something that is not a topic",
+}
+"""Counter by name, with what it counts."""
+
+
+class Stats:
+    """The counters of one broadcaster."""
+
+    def __init__(self) -> None:
+        self._counts: Counter[str] = Counter()
+
+    def count(self, name: str, by: int = 1) -> None:
+        self._counts[name] += by
+
+    def values(self) -> dict[str, float]:
+        """All counters, also those that are still 0."""
+        return {name: float(self._counts[name]) for name in COUNTERS}
