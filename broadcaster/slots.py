@@ -64,7 +64,7 @@ class Slot:
         self._frames: list[Tracker] = []
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o660)
         try:
-            os.posix_fallocate(self._fd, 0, HEADER + capacity)
+            _allocate(self._fd, HEADER + capacity)
             self._map = mmap.mmap(self._fd, HEADER + capacity)
         except BaseException:
             os.close(self._fd)
@@ -194,6 +194,15 @@ class SlotPool:
             self._slots.remove(slot)
             self.bytes -= HEADER + slot.capacity
             slot.close()
+
+
+def _allocate(fd: int, size: int) -> None:
+    """Real pages, not a promise of some: writing into a mapping of a sparse file on a full tmpfs kills the writer."""
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(fd, 0, size)
+        return
+    for at in range(0, size, _STEP):  # macOS has no fallocate; writing zeros allocates as well.
+        os.pwrite(fd, bytes(min(_STEP, size - at)), at)
 
 
 def open_slot_directory(directory: Path) -> int:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-import os
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from socket import socketpair
 
 import zmq
 
@@ -39,7 +39,9 @@ class Loop:
         self._channels = channels
         self._clock = clock
         self._posted: deque[Callable[[], None]] = deque()
-        self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._wake, self._waker = socketpair()
+        self._wake.setblocking(False)
+        self._waker.setblocking(False)
         self._stopping = False
         self._subscribers = Subscribers()
         self._broker: Broker
@@ -55,7 +57,7 @@ class Loop:
     def post(self, done: Callable[[], None]) -> None:
         """Runs `done` on the loop's thread, soon. Safe from any thread and from a signal handler."""
         self._posted.append(done)
-        os.eventfd_write(self._wake, 1)
+        self._wake_up()
 
     def push_event(self, event: Event, payload: memoryview | None) -> None:
         raw = self._subscribers.events((event.namespace, event.model_id))
@@ -79,7 +81,7 @@ class Loop:
     def stop(self) -> None:
         """Ends `run`. Safe from any thread and from a signal handler."""
         self._stopping = True
-        os.eventfd_write(self._wake, 1)
+        self._wake_up()
 
     def run(self) -> None:
         """Serves until `stop`."""
@@ -101,11 +103,18 @@ class Loop:
             for socket, turn in turns:
                 if socket in ready:
                     self._drain(socket, turn)
-            if self._wake in ready:
+            if self._wake.fileno() in ready:
                 self._run_posted()
 
     def close(self) -> None:
-        os.close(self._wake)
+        self._wake.close()
+        self._waker.close()
+
+    def _wake_up(self) -> None:
+        try:
+            self._waker.send(b"\0")
+        except BlockingIOError:
+            pass  # Full of wake-ups that are not read yet: one more changes nothing.
 
     def _drain(self, socket: zmq.Socket[bytes], turn: Callable[[Frames], None]) -> None:
         for _ in range(_TURN):
@@ -116,7 +125,7 @@ class Loop:
             turn(frames)
 
     def _run_posted(self) -> None:
-        os.eventfd_read(self._wake)
+        self._wake.recv(4096)
         for _ in range(len(self._posted)):
             self._posted.popleft()()
 
