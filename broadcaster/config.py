@@ -6,25 +6,35 @@ The only reader of the environment and of a configuration file.
 from __future__ import annotations
 
 import ipaddress
+import os
 import re
+import tomllib
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BeforeValidator, Field, ValidationError, model_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+from pydantic import BeforeValidator, Field, ValidationError, ValidationInfo, field_validator
+from pydantic_core import ErrorDetails
+from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from broadcaster.protocol.errors import ConfigError
+from broadcaster.protocol.limits import MAX_PAYLOAD
+
+PREFIX = "BROADCASTER_"
+FILE_VARIABLE = PREFIX + "CONFIG"
+"""The environment variable that names a TOML file when no flag does."""
 
 _UNITS = {"": 1, "b": 1, "k": 1 << 10, "kib": 1 << 10, "m": 1 << 20, "mib": 1 << 20, "g": 1 << 30, "gib": 1 << 30}
+_SIZE = re.compile(r"\s*(\d{1,18}(?:\.\d{1,18})?)\s*([a-zA-Z]*)\s*", re.ASCII)
 
 
 def parse_size(value: Any) -> Any:
     """Bytes of `512MiB`, `1g`, `1048576`."""
     if isinstance(value, str):
-        found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*", value)
+        found = _SIZE.fullmatch(value)
         if found is None or found[2].lower() not in _UNITS:
-            raise ValueError("must be a number of bytes, or one with KiB, MiB or GiB")
-        return int(float(found[1]) * _UNITS[found[2].lower()])
+            raise ValueError("must be a number of bytes, or a number with KiB, MiB or GiB")
+        unit = _UNITS[found[2].lower()]
+        return int(float(found[1]) * unit) if "." in found[1] else int(found[1]) * unit
     return value
 
 
@@ -35,31 +45,47 @@ Port = Annotated[int, Field(ge=0, le=65535)]
 class Settings(BaseSettings):
     """What `broadcaster serve` can be told. Ports: 0 picks a free one. Sizes in bytes, times in seconds."""
 
-    model_config = SettingsConfigDict(env_prefix="BROADCASTER_", extra="forbid", frozen=True)
+    model_config = SettingsConfigDict(env_prefix=PREFIX, env_ignore_empty=True, extra="forbid", frozen=True)
 
-    host: str = "127.0.0.1"
-    upload_port: Port = 5550
-    push_port: Port = 5551
-    data_port: Port = 5552
-    insecure: bool = False
-    advertise: str | None = None
-    archive_dir: Path = Path("broadcaster-data")
-    slot_dir: Path | None = None
-    memory_budget: Annotated[Size, Field(ge=1 << 20)] = 1 << 30
-    max_payload: Annotated[Size, Field(ge=1)] = 64 << 30
-    keep: Annotated[int, Field(ge=1)] = 1000
-    keep_large: Annotated[int, Field(ge=1)] = 8
-    expiry: Annotated[float, Field(gt=0)] = 3600.0
-    ready_file: Path | None = None
+    # A validator sees the fields above its own only: `insecure` stands before `host`, the ports stand together.
+    insecure: bool = Field(False, description="allow a host that can be reached over the network, without keys")
+    host: str = Field("127.0.0.1", min_length=1, description="address to listen on")
+    upload_port: Port = Field(5550, description="port for uploads; 0 picks a free one")
+    push_port: Port = Field(5551, description="port for announcements; 0 picks a free one")
+    data_port: Port = Field(5552, description="port for clients to connect to, and for reads; 0 picks a free one")
+    advertise: str | None = Field(None, min_length=1, description="host name that clients are told to connect to")
+    archive_dir: Path = Field(Path("broadcaster-data"), description="directory of archived versions")
+    slot_dir: Path | None = Field(None, description="shared-memory directory for payloads; none: one of its own in /dev/shm")
+    memory_budget: Annotated[Size, Field(ge=1 << 20)] = Field(1 << 30, description="bytes of memory for all payloads together")
+    max_payload: Annotated[Size, Field(ge=1, le=MAX_PAYLOAD)] = Field(MAX_PAYLOAD, description="bytes of the largest payload")
+    keep: Annotated[int, Field(ge=1)] = Field(1000, description="newest transient versions kept per model")
+    keep_large: Annotated[int, Field(ge=1)] = Field(8, description="of those, versions over 64 KiB")
+    expiry: Annotated[float, Field(gt=0)] = Field(3600.0, description="seconds after which a transient version may go")
+    ready_file: Path | None = Field(None, description="file that names the addresses once all of them serve")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least level of what is logged")
 
-    @model_validator(mode="after")
-    def _loopback_unless_insecure(self) -> Settings:
-        if not self.insecure and not _is_loopback(self.host):
+    @field_validator("host")
+    @classmethod
+    def _loopback_unless_insecure(cls, host: str, info: ValidationInfo) -> str:
+        if info.data.get("insecure") is False and not is_loopback(host):
             raise ValueError(
-                f"host: {self.host} can be reached over the network, and everyone who reaches it may read and write: "
-                "say --insecure to allow that, or bind 127.0.0.1"
+                f"{host} can be reached over the network, and everyone who reaches it may read and write: "
+                "say --insecure to allow that, or listen on 127.0.0.1"
             )
-        return self
+        return host
+
+    @field_validator("push_port", "data_port")
+    @classmethod
+    def _one_port_each(cls, port: int, info: ValidationInfo) -> int:
+        for other in ("upload_port", "push_port"):
+            if port and info.data.get(other) == port:
+                raise ValueError(f"{port} is the {_name(other)} already: choose another, or 0 to pick a free one")
+        return port
+
+    @field_validator("log_level", mode="before")
+    @classmethod
+    def _any_case(cls, level: Any) -> Any:
+        return level.lower() if isinstance(level, str) else level
 
     @classmethod
     def settings_customise_sources(
@@ -70,37 +96,60 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, cls._file)
+        return init_settings, env_settings, InitSettingsSource(settings_cls, cls._from_file)
 
-    _file: Path | None = None
+    _from_file: ClassVar[dict[str, Any]] = {}
 
 
 def load_settings(flags: dict[str, Any], file: Path | None = None) -> Settings:
-    """The settings from flags (those that were given), environment, file and defaults.
+    """The settings from flags (those that are not None), environment, file and defaults.
 
-    Raises ConfigError that names every wrong key and what would be right.
+    `file` is a TOML file; None means the one that BROADCASTER_CONFIG names, if any. Raises ConfigError that names every wrong
+    key and what would be right.
     """
-    source = type("Settings", (Settings,), {"_file": file, "__module__": __name__})
-    if file is not None and not file.is_file():
-        raise ConfigError(key="config", reason=f"there is no file {file}")
+    named = file or os.environ.get(FILE_VARIABLE)
+    given = _read(Path(named)) if named else {}
+    source = type("Settings", (Settings,), {"_from_file": given, "__module__": __name__, "__annotations__": {}})
     try:
         settings: Settings = source(**{name: value for name, value in flags.items() if value is not None})
     except ValidationError as wrong:
-        raise ConfigError(
-            key="settings", reason="; ".join(_sentence(error["loc"], error["msg"]) for error in wrong.errors())
-        ) from None
-    except ValueError as wrong:  # a TOML file that is not one
-        raise ConfigError(key="config", reason=f"{file}: {wrong}") from None
+        sentences = [_sentence(error) for error in wrong.errors()]
+        key, _, reason = "; ".join(sentences).partition(": ")
+        raise ConfigError(key=key, reason=reason) from None
     return settings
 
 
-def _sentence(where: tuple[int | str, ...], message: str) -> str:
-    name = ".".join(str(part) for part in where).replace("_", "-")
-    message = message.removeprefix("Value error, ")
-    return f"{name}: {message}" if name else message
+def _read(file: Path) -> dict[str, Any]:
+    """The keys of a TOML file; `archive-dir` is `archive_dir`."""
+    try:
+        with file.open("rb") as opened:
+            found = tomllib.load(opened)
+    except FileNotFoundError:
+        raise ConfigError(key="config", reason=f"there is no file {file}") from None
+    except OSError as wrong:
+        raise ConfigError(key="config", reason=f"{file} cannot be read: {wrong.strerror}") from None
+    except ValueError as wrong:  # TOMLDecodeError, or bytes that are no UTF-8
+        raise ConfigError(key="config", reason=f"{file}: {wrong}") from None
+    return {key.replace("-", "_"): value for key, value in found.items()}
 
 
-def _is_loopback(host: str) -> bool:
+def _sentence(error: ErrorDetails) -> str:
+    name = _name(".".join(str(part) for part in error["loc"]))
+    match error["type"]:
+        case "extra_forbidden":
+            return f"{name}: there is no such setting"
+        case "value_error":
+            return f"{name}: {error['msg'].removeprefix('Value error, ')}"
+    message = error["msg"].removeprefix("Input ")
+    return f"{name}: {message}, not {str(error['input'])[:100]!r}"
+
+
+def _name(field: str) -> str:
+    return field.replace("_", "-")
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach what listens on `host`."""
     if host == "localhost":
         return True
     try:

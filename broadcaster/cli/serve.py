@@ -1,0 +1,190 @@
+"""`broadcaster serve`: runs a broadcaster in this process until a signal ends it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import signal
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from broadcaster import __version__
+from broadcaster.cli.command import Command
+from broadcaster.cli.exits import Exit
+
+if TYPE_CHECKING:
+    from broadcaster.config import Settings
+    from broadcaster.server.core import Core
+
+log = logging.getLogger("broadcaster.serve")
+
+
+# Values are taken as they come: Settings checks all of them together, so that all mistakes are told at once.
+@click.command(cls=Command)
+@click.option("--host", metavar="ADDRESS", help="Address to listen on.  [default: 127.0.0.1]")
+@click.option("--upload-port", metavar="PORT", help="Port for uploads; 0 picks a free one.  [default: 5550]")
+@click.option("--push-port", metavar="PORT", help="Port for announcements; 0 picks a free one.  [default: 5551]")
+@click.option("--data-port", metavar="PORT", help="Port that clients connect to; 0 picks a free one.  [default: 5552]")
+@click.option("--archive-dir", metavar="DIR", help="Directory of archived versions.  [default: broadcaster-data]")
+@click.option("--slot-dir", metavar="DIR", help="Shared-memory directory for payloads.  [default: one of its own in /dev/shm]")
+@click.option("--memory-budget", metavar="SIZE", help="Memory for all payloads together, such as 512MiB.  [default: 1GiB]")
+@click.option("--max-payload", metavar="SIZE", help="Size of the largest payload.  [default: 64GiB, at most the memory budget]")
+@click.option("--keep", metavar="N", help="Newest transient versions kept per model.  [default: 1000]")
+@click.option("--keep-large", metavar="N", help="Of those, versions over 64 KiB.  [default: 8]")
+@click.option("--expiry", metavar="SECONDS", help="Age at which a transient version may go.  [default: 3600]")
+@click.option("--insecure", is_flag=True, default=None, help="Allow a host that can be reached over the network.")
+@click.option("--advertise", metavar="HOST", help="Host name that clients are told to connect to.")
+@click.option("--config", metavar="FILE", help="TOML file with settings; flags and environment win over it.")
+@click.option("--ready-file", metavar="FILE", help="File that gets the addresses, as JSON, once all of them serve.")
+@click.option("--log-level", metavar="LEVEL", help="debug, info, warning or error.  [default: info]")
+def serve(config: str | None, **flags: Any) -> None:
+    """Run a broadcaster until SIGTERM or Ctrl-C.
+
+    Each setting can also be given as BROADCASTER_NAME in the environment, or in a TOML file.
+    """
+    _fill_standard_descriptors()
+    stop = Stop()
+    try:
+        stop.listen()
+        code = _serve(flags, Path(config) if config else None, stop)
+    except Stopped:
+        code = Exit.OK
+    click.get_current_context().exit(code)
+
+
+class Stopped(BaseException):
+    """A signal asked for the end before there was anything to stop."""
+
+
+class Stop:
+    """Ends a core at the first SIGTERM, SIGINT or SIGHUP, and this process at the second. Works as process 1 too."""
+
+    def __init__(self) -> None:
+        self.signal: int | None = None
+        self._core: Core | None = None
+
+    def listen(self) -> None:
+        """From now on signals come here; SIGHUP does not when it is ignored, as nohup has it."""
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+                signal.signal(number, self._note)
+
+    def stops(self, core: Core) -> None:
+        """`core` is what the next signal ends."""
+        self._core = core
+        if self.signal is not None:
+            core.loop.stop()
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self.signal is not None:
+            os._exit(128 + number)  # The default action would not end process 1.
+        self.signal = number
+        if self._core is None:
+            raise Stopped
+        self._core.loop.stop()
+
+
+def _serve(flags: dict[str, Any], file: Path | None, stop: Stop) -> Exit:
+    from broadcaster.cli.logs import start_logging
+    from broadcaster.config import load_settings
+    from broadcaster.server.core import Core
+
+    settings = load_settings(flags, file)
+    start_logging(settings.log_level)
+    _forget_stale(settings.ready_file)
+    core = Core(_options(settings))
+    try:
+        stop.stops(core)
+        _announce(settings, core)
+        core.run()
+        log.info("stopping signal=%s", signal.Signals(stop.signal or 0).name if stop.signal else "none")
+    finally:
+        _forget_ours(settings.ready_file)
+        core.close()
+    return Exit.OK
+
+
+def _options(settings: Settings) -> Any:
+    from broadcaster.catalog import Retention
+    from broadcaster.server.core import CoreOptions
+
+    return CoreOptions(
+        host=settings.host,
+        upload_port=settings.upload_port,
+        push_port=settings.push_port,
+        data_port=settings.data_port,
+        advertise=settings.advertise,
+        archive_dir=settings.archive_dir,
+        slot_dir=settings.slot_dir,
+        max_payload=settings.max_payload,
+        retention=Retention(settings.memory_budget, settings.keep, settings.keep_large, settings.expiry),
+        ready_file=settings.ready_file,
+    )
+
+
+def _announce(settings: Settings, core: Core) -> None:
+    """Where it serves: a few lines for a person, one event for a machine."""
+    from broadcaster.cli.logs import on_terminal
+    from broadcaster.config import is_loopback
+
+    url = core.endpoints["data"]
+    if settings.advertise:
+        url = f"tcp://{settings.advertise}:{core.ports['data']}"
+    facts = core.endpoints | {
+        "archive": str(settings.archive_dir.absolute()),
+        "slots": str(settings.slot_dir.absolute()) if settings.slot_dir else "a directory of its own in shared memory",
+        "budget": f"{settings.memory_budget / (1 << 20):g} MiB",
+    }
+    if on_terminal():
+        lines = [f"broadcaster {__version__}", *(f"  {name:8} {value}" for name, value in facts.items())]
+        click.echo("\n".join([*lines, f"connect with: BROADCASTER_URL={url}"]), err=True)
+    else:
+        fields = "".join(f" {name}=%s" for name in ("version", *facts))
+        log.info(f"connect with: BROADCASTER_URL={url.replace('%', '%%')}{fields}", __version__, *facts.values())
+    if not is_loopback(settings.host):
+        log.warning("INSECURE: everyone who can reach this host may read, write and delete all models host=%s", settings.host)
+
+
+# --- the ready file ------------------------------------------------------------------------------------------------
+
+
+def _forget_stale(path: Path | None) -> None:
+    """Removes a ready file that an earlier life left. That of a broadcaster that still lives stays until we serve."""
+    if path is not None and not any(_lives(pid) for pid in _pids(path) if pid != os.getpid()):
+        with contextlib.suppress(OSError):  # What cannot be removed cannot be written either: the core says so.
+            path.unlink(missing_ok=True)
+
+
+def _forget_ours(path: Path | None) -> None:
+    if path is not None and os.getpid() in _pids(path):
+        with contextlib.suppress(OSError):
+            path.unlink()
+
+
+def _pids(path: Path) -> list[int]:
+    try:
+        return [int(pid) for pid in json.loads(path.read_text())["pids"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+
+
+def _lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _fill_standard_descriptors() -> None:
+    """A closed stdin, stdout or stderr becomes /dev/null: else the archive's files would get their numbers."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(descriptor)
