@@ -526,7 +526,7 @@ class Broker:
                 self._fail(upload, store_error(result, "reserving"))
             else:
                 upload.staged, upload.stage = result, Stage.RECEIVING
-                self._send(upload, upload.assembler.start(now))
+                self._send(upload, upload.assembler.start(now, rewind=True))
 
         try:
             self.rooms.reserver.submit(lambda: archive.reserve(size), lambda result: self._front.post(lambda: finished(result)))

@@ -15,6 +15,8 @@ MAX_PAYLOAD = 64 << 30
 """Bytes: no payload may be larger whatever is configured (chunk indices and sums stay far below 63 bits)."""
 WINDOW = 16
 """Chunks of one upload that may be under way without a credit coming back."""
+EAGER = 4
+"""Chunks that may follow `begin` before its answer is here: a small payload needs one round trip, not two."""
 READS = 8
 """Read requests that one fetch keeps under way."""
 PAGE = 1000

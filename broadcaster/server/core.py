@@ -23,7 +23,7 @@ from broadcaster.catalog import Catalog, Retention
 from broadcaster.eventlog import EventLog
 from broadcaster.numbers import Numbers
 from broadcaster.protocol.errors import BroadcasterError, DirectoryUnusable
-from broadcaster.protocol.limits import CHUNK, CONTROL, INLINE, PROTOCOL, WINDOW
+from broadcaster.protocol.limits import CHUNK, CONTROL, EAGER, INLINE, PROTOCOL, WINDOW
 from broadcaster.protocol.messages import Hello, Welcome
 from broadcaster.registry import Registry
 from broadcaster.server.channels import Binding, Channels
@@ -61,6 +61,8 @@ class Core:
 
     def __init__(self, options: CoreOptions) -> None:
         self._options = options
+        bytes(31 << 20)  # Freed at once: glibc then keeps freed blocks of up to this size instead of giving them back to
+        # the kernel, so that a received chunk (1 MiB, made by libzmq) does not fault 256 fresh pages. Halves system time.
         self._closing: list[Callable[[], object]] = []
         try:
             self._open()
@@ -141,6 +143,7 @@ class Core:
                 "inline": INLINE,
                 "control": CONTROL,
                 "window": WINDOW,
+                "eager": EAGER,
                 "max_payload": min(self._options.max_payload, self._retention.budget),
                 "memory_budget": self._retention.budget,
             },

@@ -30,7 +30,7 @@ from broadcaster.protocol.errors import (
     from_wire,
 )
 from broadcaster.protocol.frames import Chunk, ChunkHeader
-from broadcaster.protocol.limits import CHUNK, IDLE_UPLOAD, RETRY, WINDOW
+from broadcaster.protocol.limits import CHUNK, EAGER, IDLE_UPLOAD, RETRY, WINDOW
 from broadcaster.protocol.messages import SHA256, Abort, Begin, Commit, Credit, Done, Error, Message
 from broadcaster.protocol.version import VersionInfo
 
@@ -61,9 +61,11 @@ class Uploader:
         self._filled = 0
         self._digest: str | None = None
         self._next = 0
-        self._until = 0
+        self._until = min(EAGER, self._chunks)
         self._retry = retry
         self._heard = 0.0
+        self._again = False
+        """Whether `begin` was repeated: then only the broadcaster knows from where to go on."""
 
     @property
     def over(self) -> bool:
@@ -94,8 +96,7 @@ class Uploader:
                 self.state, self.version = UploaderState.DONE, message.version
                 return []
             case Error() if self._is_forgotten(message):
-                self.state = UploaderState.BEGINNING
-                return [self.begin]
+                return self._begin_again()
             case Error():
                 self.state = UploaderState.FAILED
                 self.error = from_wire(message.code, message.message, dict(message.facts))
@@ -126,14 +127,20 @@ class Uploader:
         if self.deadline is None or now < self.deadline:
             return []
         self._heard = now
-        self.state = UploaderState.BEGINNING
+        return self._begin_again()
+
+    def _begin_again(self) -> Out:
+        self.state, self._again = UploaderState.BEGINNING, True
         return [self.begin]
 
     def _credit(self, credit: Credit, now: float) -> Out:
-        if self.state is UploaderState.BEGINNING or credit.rewind:
-            if credit.received > self._chunks:
-                raise RemoteProtocolError(reason=f"{credit.received} chunks received of a payload of {self._chunks}")
+        if credit.received > self._chunks:
+            raise RemoteProtocolError(reason=f"{credit.received} chunks received of a payload of {self._chunks}")
+        if credit.rewind or self._again:
             self._next, self._until = credit.received, credit.until
+            self._again = False
+            self.state = UploaderState.SENDING
+        elif self.state is UploaderState.BEGINNING:
             self.state = UploaderState.SENDING
         self._until = max(self._until, credit.until)
         return self._send(now)
@@ -141,7 +148,7 @@ class Uploader:
     def _waits_for_learner(self) -> bool:
         """Credit is there, but not the bytes (or not the digest)."""
         if self.state is not UploaderState.SENDING:
-            return False
+            return False  # The answer to `begin` is awaited in any case.
         if self._next == self._chunks:
             return self._digest is None
         return self._next < self._until and self._end(self._next) > self._filled
@@ -150,7 +157,7 @@ class Uploader:
         return min((index + 1) * CHUNK, len(self._payload))
 
     def _send(self, now: float) -> Out:
-        if self.state is not UploaderState.SENDING:
+        if self._again or self.state not in (UploaderState.BEGINNING, UploaderState.SENDING):
             return []
         out: Out = []
         while self._next < min(self._until, self._chunks) and self._end(self._next) <= self._filled:
@@ -197,8 +204,9 @@ class Assembler:
         self._progress = now
         self._rewound = -1
 
-    def start(self, now: float) -> Out:
-        return [self._credit(rewind=False)]
+    def start(self, now: float, *, rewind: bool = False) -> Out:
+        """The first credit. With `rewind` when chunks that came before it were dropped, as nothing was reserved yet."""
+        return [self._credit(rewind=rewind)]
 
     def resume(self, request_id: bytes, now: float) -> Out:
         """`begin` came again, perhaps on another connection: go on from the first missing chunk."""
