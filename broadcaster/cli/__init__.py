@@ -6,14 +6,28 @@ import click
 
 from broadcaster import __version__
 from broadcaster.cli.command import Group
-from broadcaster.cli.exits import EPILOG
+from broadcaster.cli.demo import demo
+from broadcaster.cli.exits import EPILOG, Exit
+from broadcaster.cli.models import archive, delete, models, stats, versions
+from broadcaster.cli.offline import rebuild_index, verify
 from broadcaster.cli.serve import serve
+from broadcaster.cli.transfer import fetch, publish, watch
 
 
-@click.group(cls=Group, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.group(
+    cls=Group,
+    epilog=EPILOG,
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
 @click.version_option(__version__, prog_name="broadcaster")
-def main() -> None:
+@click.pass_context
+def main(context: click.Context) -> None:
     """Broadcast model weights from a learner to its actors while it trains."""
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help(), err=True)
+        context.exit(Exit.USAGE)
 
 
-main.add_command(serve)
+for command in (serve, publish, fetch, watch, models, versions, archive, delete, stats, verify, rebuild_index, demo):
+    main.add_command(command)

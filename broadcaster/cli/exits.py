@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Mapping
 from enum import IntEnum
+from typing import Any
 
 import click
 
+from broadcaster.cli.output import print_json
+from broadcaster.cli.text import one_line
 from broadcaster.protocol.errors import (
     BroadcasterError,
     ConfigError,
@@ -55,7 +58,7 @@ KINDS: tuple[tuple[type[BroadcasterError], Exit], ...] = (
 )
 """The exit code by class of error; the first that fits."""
 
-EPILOG = "Exit codes: " + "; ".join(f"{code.value} {meaning}" for code, meaning in MEANINGS.items()) + "."
+EPILOG = "\b\nExit codes:\n" + "\n".join(f"{code.value:3}  {meaning}" for code, meaning in MEANINGS.items())
 
 
 def exit_code(error: BroadcasterError) -> Exit:
@@ -68,11 +71,11 @@ def tell(sentence: object) -> None:
     click.echo(f"error: {one_line(str(sentence))}", err=True)
 
 
-def tell_json(error: BroadcasterError) -> None:
+def tell_json(code: str, message: str, facts: Mapping[str, Any]) -> None:
     """The error as one line of JSON on stdout."""
-    click.echo(json.dumps({"error": {"code": error.code, "message": str(error), "facts": error.facts}}))
+    print_json({"error": {"code": code, "message": message, "facts": facts}})
 
 
-def one_line(text: str) -> str:
-    """`text` on one line, with nothing in it that steers a terminal: other characters are written as escapes."""
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in text)
+def sentence_of(error: OSError) -> str:
+    """What the system refused, and where."""
+    return f"{error.filename}: {error.strerror}" if error.filename else str(error)

@@ -9,7 +9,7 @@ import sys
 import time
 from typing import Any
 
-from broadcaster.cli.exits import one_line
+from broadcaster.cli.text import one_line
 
 _FIELD = re.compile(r" (\w+)=%[-#0 +]*[\d.]*[a-z]")
 _ANY = re.compile(r"%[-#0 +]*[\d.]*[a-z]")

@@ -1,0 +1,76 @@
+"""`broadcaster verify` and `rebuild-index`: what is done to an archive while no broadcaster runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from broadcaster.cli.command import Command, as_json
+from broadcaster.cli.exits import Exit
+from broadcaster.cli.output import print_json, size
+from broadcaster.cli.text import one_line
+from broadcaster.protocol.errors import DirectoryUnusable
+
+_ARCHIVE = click.argument("directory", metavar="ARCHIVE_DIR", type=click.Path(path_type=Path))
+
+
+@click.command(cls=Command)
+@_ARCHIVE
+@as_json
+def verify(directory: Path, as_json: bool) -> None:
+    """Check every byte of an archive.
+
+    Needs the broadcaster to be stopped.
+
+    Ends with 1 when something is damaged; a damaged payload is put aside, and never served.
+    """
+    from broadcaster.store import offline
+
+    _require_archive(directory)
+    report = offline.verify(directory)
+    if as_json:
+        print_json(report)
+    else:
+        for problem in report.problems:
+            click.echo(f"damaged: {one_line(problem)}")
+        for sha256 in report.restored:
+            click.echo(f"restored: payload {sha256} is right, and served again")
+        click.echo(
+            f"{report.versions} version(s), {report.blobs} payload(s), {size(report.bytes)}: {_verdict(len(report.problems))}"
+        )
+    if report.problems:
+        click.get_current_context().exit(Exit.FAILED)
+
+
+def _verdict(problems: int) -> str:
+    return f"{problems} problem(s)" if problems else "all right"
+
+
+@click.command("rebuild-index", cls=Command)
+@_ARCHIVE
+@as_json
+def rebuild_index(directory: Path, as_json: bool) -> None:
+    """Make an archive's index anew.
+
+    From its manifests. Needs the broadcaster to be stopped.
+
+    The old index stays beside the new one.
+    """
+    from broadcaster.store import offline
+
+    _require_archive(directory)
+    report = offline.rebuild_index(directory)
+    if as_json:
+        print_json(report)
+        return
+    for note in report.notes:
+        click.echo(f"note: {one_line(note)}")
+    click.echo(f"{report.models} model(s), {report.versions} version(s) in the new index")
+
+
+def _require_archive(directory: Path) -> None:
+    """Raises DirectoryUnusable for what is no archive: opening it would make one there."""
+    if not (directory / "manifests").is_dir():
+        reason = "it is no archive: it has no manifests" if directory.exists() else "it does not exist"
+        raise DirectoryUnusable(key="ARCHIVE_DIR", where=str(directory), reason=reason)
