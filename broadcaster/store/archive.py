@@ -158,11 +158,10 @@ class Archive:
             raise self._gate.unavailable("reading", str(error)) from error
 
     def delete_version(self, namespace: str, model_id: str, number: int) -> None:
-        """Delete one version; gone for ever when this returns, also after a crash. Its number is never used again."""
+        """Delete one version; gone for ever when this returns, also after a crash. Its number stays below the floor."""
         with self._writing("deleting"):
             self._version(namespace, model_id, number)
             key = key_of(namespace, model_id)
-            self._raise_floors([(namespace, model_id, number)])
             self._trash.put_version(key, number)
             self._trash.empty(self._index, self._blobs, self._reader)
 
@@ -198,8 +197,6 @@ class Archive:
         with self._writing("deleting"):
             self._model(namespace, model_id)
             key = key_of(namespace, model_id)
-            highest = max((version.info.number for version in self._index.versions(key)), default=0)
-            self._raise_floors([(namespace, model_id, highest)])
             self._trash.put_model(key)
             self._trash.empty(self._index, self._blobs, self._reader)
 
@@ -293,7 +290,7 @@ class Archive:
         )
         for damaged in self._index.versions(key_of(info.namespace, info.model_id), info.number):
             version = damaged  # only its blob is wrong: the one just staged takes its place
-        if not self._index.models(key_of(info.namespace, info.model_id)):
+        if not self._index.has_model(key_of(info.namespace, info.model_id)):
             made = ModelInfo(namespace=info.namespace, model_id=info.model_id, creation_timestamp=info.creation_timestamp)
             self._store_model(made)
         self._raise_floors([(info.namespace, info.model_id, info.number)])

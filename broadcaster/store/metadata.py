@@ -10,7 +10,7 @@ import math
 import sqlite3
 import threading
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -160,21 +160,23 @@ class Metadata:
             rows = connection.execute(query if key is None else query.where(_models.c.key == key)).all()
         return [_model(row, tags[row.id], aliases[row.id], *counts.get(row.id, (0, None))) for row in rows]
 
+    def has_model(self, key: str) -> bool:
+        """Whether there is a model of this key."""
+        with self._transaction() as connection:
+            return connection.scalar(sa.select(_models.c.id).where(_models.c.key == key)) is not None
+
     # --- versions --------------------------------------------------------------------------------------------------
 
     def put_version(self, version: ArchivedVersion, stamp: str) -> None:
-        """Insert or update a version of a model that is there."""
-        info = version.info
-        values: dict[str, Any] = {name: getattr(info, name) for name in _INFO} | {
-            "user_data": dict(info.user_data),
-            "stamp": stamp,
-        }
-        values |= {name: getattr(version, name) for name in ("upload_id", "epoch", "chunk_size", "chunk_digests")}
+        """Insert or replace a version of a model that is there."""
+        self.put_versions(key_of(version.info.namespace, version.info.model_id), [(version, stamp)])
+
+    def put_versions(self, key: str, versions: Sequence[tuple[ArchivedVersion, str]]) -> None:
+        """Insert or replace versions, with their manifests' stamps, of one model that is there."""
         with self.transaction() as connection:
-            id_ = _id(connection, key_of(info.namespace, info.model_id))
-            _put(connection, _versions, {"model": id_, "number": info.number}, values)
-            _replace(connection, _metrics, id_, info.number, {name: _to_sql(value) for name, value in info.metrics.items()})
-            _replace(connection, _tags, id_, info.number, info.tags)
+            id_ = _id(connection, key)
+            for at in range(0, len(versions), _BATCH):
+                _put_batch(connection, id_, versions[at : at + _BATCH])
 
     def versions(self, key: str | None = None, number: int | None = None) -> list[ArchivedVersion]:
         """All archived versions in order, or those of one model, or one of them."""
@@ -236,6 +238,8 @@ class Metadata:
         return StoreUnavailable(operation="using the index", where=str(self.path), reason=reason, hint="Check the disk.")
 
 
+_BATCH = 500
+"""Rows per statement."""
 _INFO = ("size", "digest", "sha256", "creation_timestamp", "content_type")
 
 
@@ -312,6 +316,23 @@ def _put(connection: sa.Connection, table: sa.Table, where: Mapping[str, Any], v
     mine = sa.and_(*(table.c[name] == value for name, value in where.items()))
     if connection.execute(sa.update(table).where(mine).values(**values)).rowcount == 0:
         connection.execute(sa.insert(table).values(**where, **values))
+
+
+def _put_batch(connection: sa.Connection, model: int, versions: Sequence[tuple[ArchivedVersion, str]]) -> None:
+    rows: list[dict[str, Any]] = []
+    metrics: list[dict[str, Any]] = []
+    tags: list[dict[str, Any]] = []
+    for version, stamp in versions:
+        info, owner = version.info, {"model": model, "number": version.info.number}
+        row = owner | {name: getattr(info, name) for name in _INFO} | {"user_data": dict(info.user_data), "stamp": stamp}
+        rows.append(row | {name: getattr(version, name) for name in ("upload_id", "epoch", "chunk_size", "chunk_digests")})
+        metrics += [owner | {"name": name, "value": _to_sql(value)} for name, value in info.metrics.items()]
+        tags += [owner | {"name": name, "value": value} for name, value in info.tags.items()]
+    for table, values in ((_versions, rows), (_metrics, metrics), (_tags, tags)):
+        mine = (table.c.model == model) & table.c.number.in_([row["number"] for row in rows])
+        connection.execute(sa.delete(table).where(mine))
+        if values:
+            connection.execute(sa.insert(table), values)
 
 
 def _replace(connection: sa.Connection, table: sa.Table, model: int, number: int, values: Mapping[str, Any]) -> None:

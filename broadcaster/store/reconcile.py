@@ -18,7 +18,7 @@ from broadcaster.store.layout import unusable
 from broadcaster.store.manifests import MODEL_FILE, Manifests, key_of, number_of, read_model, read_version
 from broadcaster.store.metadata import Metadata
 from broadcaster.store.sqlite import IndexDamaged
-from broadcaster.store.values import ModelKey
+from broadcaster.store.values import ArchivedVersion, ModelKey
 
 
 def open_index(path: Path) -> tuple[Metadata, list[str]]:
@@ -71,13 +71,13 @@ class Reconciliation:
             self._manifests.folder.remove_folder(key)
         self._see(key, known)
         has_model = self._visit_model(key, model, found.get(MODEL_FILE), known.pop(0, None))
+        changed = {}
         for name, stamp in found.items():
-            number = number_of(name)
-            if number is None:
-                continue
-            self._see(key, [number])
-            if known.pop(number, None) != stamp:
-                has_model = self._adopt(key, model, number, stamp, has_model=has_model)
+            if (number := number_of(name)) is not None:
+                self._see(key, [number])
+                if known.pop(number, None) != stamp:
+                    changed[number] = stamp
+        self._adopt(key, model, changed, has_model=has_model)
         self._restore(key, set(known))
 
     def _visit_model(self, key: str, model: Folder, stamp: str | None, known: str | None) -> bool:
@@ -91,22 +91,25 @@ class Reconciliation:
             except StoreCorrupt as error:
                 self._damaged(error)
                 self._restore_model(key)
-        return bool(self._index.models(key))
+        return self._index.has_model(key)
 
-    def _adopt(self, key: str, model: Folder, number: int, stamp: str, *, has_model: bool) -> bool:
-        try:
-            version = read_version(model, number)
-            info = version.info
-            _require_place(key, info.namespace, info.model_id, model.path(str(number)))
-        except StoreCorrupt as error:
-            self._damaged(error)
-            self._restore(key, {number})
-            return has_model
-        if not has_model:
+    def _adopt(self, key: str, model: Folder, changed: dict[int, str], *, has_model: bool) -> None:
+        """Read manifests that the index has not read, and put what they say into it."""
+        versions: list[tuple[ArchivedVersion, str]] = []
+        for number, stamp in sorted(changed.items()):
+            try:
+                version = read_version(model, number)
+                _require_place(key, version.info.namespace, version.info.model_id, model.path(str(number)))
+                versions.append((version, stamp))
+            except StoreCorrupt as error:
+                self._damaged(error)
+                self._restore(key, {number})
+        if versions and not has_model:
+            info = versions[0][0].info
             made = ModelInfo(namespace=info.namespace, model_id=info.model_id, creation_timestamp=info.creation_timestamp)
             self._index.put_model(made, self._manifests.put_model(made))
-        self._index.put_version(version, stamp)
-        return True
+        if versions:
+            self._index.put_versions(key, versions)
 
     def _restore(self, key: str, numbers: set[int]) -> None:
         """Versions whose manifest is lost or damaged: written anew from the index if the blob is there, else forgotten."""

@@ -233,6 +233,7 @@ def test_a_clean_stop_gives_unused_numbers_back_but_never_used_ones(archive: Arc
     with reopened(archive) as archive:
         assert archive.load().floors == {("default", "policy"): 20}
         archive.release_numbers([("default", "policy", 3)])
+        assert archive.load().floors == {("default", "policy"): 9}
     with reopened(archive) as archive:
         assert archive.load().floors == {("default", "policy"): 9}
 
@@ -281,6 +282,13 @@ def test_a_closed_archive_says_so(archive: Archive) -> None:
     for call in (lambda: archive.load(), lambda: archive.read(version, 0, 1), lambda: archive.reserve(1)):
         with pytest.raises(Closed):
             call()
+
+
+def test_the_index_is_opened_so_that_a_commit_is_durable(tmp_path: Path) -> None:
+    raw, found = sqlite.open_durable(tmp_path / "index.sqlite3", SCHEMAS)
+    pragmas = {name: raw.execute(f"PRAGMA {name}").fetchone()[0] for name in ("synchronous", "journal_mode", "locking_mode")}
+    raw.close()
+    assert found is None and pragmas == {"synchronous": 2, "journal_mode": "wal", "locking_mode": "exclusive"}
 
 
 def test_an_index_of_a_newer_program_is_refused_and_not_touched(archive: Archive) -> None:
