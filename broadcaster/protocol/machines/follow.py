@@ -202,7 +202,7 @@ class Follower:
         if incoming.fetcher is not None and incoming.fetcher.owns(header.transfer):
             return self._fetching(incoming.fetcher.placed(header, now), now)
         incoming.assembly.add(incoming.assembly.index_of(header))
-        return []
+        return [] if incoming.fetcher is None else self._fetching(incoming.fetcher.came(now), now)
 
     # --- push ------------------------------------------------------------------------------------------------------
 
@@ -211,17 +211,20 @@ class Follower:
         if self.epoch is None:
             return self._first(event, payload, now)
         out: Out = []
+        missed = event.epoch == self.epoch and event.previous > self.model_offset
         if event.epoch != self.epoch:
             out += self._restarted(event.epoch, now)
         elif event.offset <= self.model_offset:
             return []
         if self.every:
             out += self._list_event(event, payload, now)
-        elif event.previous != self.model_offset:
+        elif missed:
             self.gaps += 1
         self.model_offset = event.offset
         if event.event == "published" and event.version is not None:
             out += self._published(event, event.version, payload, now)
+        elif missed:
+            out += self._ask(now)  # What was missed may have been a version, and no beacon will tell of it now.
         return out
 
     def _first(self, event: Event, payload: bytes | None, now: float) -> Out:
@@ -244,6 +247,8 @@ class Follower:
             return []
         self._learn(version)
         if payload is not None:
+            if mine:
+                self._drop()  # It came in chunks too; the next version's need the place.
             return self._inline(version, payload, now)
         if not mine or incoming is None or incoming.version is not None or incoming.assembly.size != version.size:
             return self._want(version, now)
@@ -319,7 +324,8 @@ class Follower:
     # --- every version, in order -----------------------------------------------------------------------------------
 
     def list_every(self) -> Out:
-        """From now on each published version is listed: the newest that is known first, unless the first state is still to name it."""
+        """From now on each published version is listed: the newest that is known first, unless the first state is still to name
+        it."""
         if self.every:
             return []
         self.every = True
@@ -436,7 +442,7 @@ class Follower:
         incoming = self._incoming
         if incoming is not None and incoming.assembly.buffer is payload:
             self._incoming = None
-        elif incoming is not None and incoming.version is not None and incoming.version.number < version.number:
+        elif incoming is not None and incoming.version is not None and incoming.version.number <= version.number:
             self._drop()
         self.visible, self.error = version.number, None
         return [Delivered(version, payload), *self._next(now)]

@@ -1,0 +1,107 @@
+"""Publish weights from a learner, follow them in actors, read them from the registry.
+
+    with connect("tcp://localhost:5552") as client:
+        client.publisher("policy").publish(weights)
+        snapshot = client.subscriber("policy").wait(timeout=30)
+
+`clients.aio` has the same for asyncio.
+"""
+
+from __future__ import annotations
+
+from broadcaster.protocol.errors import (
+    Aborted,
+    AccessDenied,
+    AlreadyExists,
+    BroadcasterError,
+    BudgetExceeded,
+    Busy,
+    Closed,
+    Conflict,
+    DigestMismatch,
+    EventsGone,
+    Fenced,
+    ForkError,
+    InvalidName,
+    InvalidPayload,
+    InvalidRequest,
+    LocalProtocolError,
+    MissingDependency,
+    NoBroadcaster,
+    NoSpace,
+    PayloadTooLarge,
+    ProtocolError,
+    Refused,
+    RemoteProtocolError,
+    RequestError,
+    RequestTimeout,
+    SizeMismatch,
+    StoreCorrupt,
+    StoreError,
+    StoreUnavailable,
+    TransportError,
+    UnknownModel,
+    UnknownVersion,
+    UnsupportedProtocol,
+    VersionEvicted,
+    VersionSuperseded,
+)
+from broadcaster.protocol.version import DIRECTORY, OPAQUE, TENSORS, ModelInfo, VersionInfo
+from clients.client import Client, connect
+from clients.publisher import Publisher
+from clients.registry import Registry, StoredVersion
+from clients.snapshot import Snapshot
+from clients.subscriber import Every, Lag, Subscriber, SubscriberStats
+
+__all__ = [
+    "DIRECTORY",
+    "OPAQUE",
+    "TENSORS",
+    "Aborted",
+    "AccessDenied",
+    "AlreadyExists",
+    "BroadcasterError",
+    "BudgetExceeded",
+    "Busy",
+    "Client",
+    "Closed",
+    "Conflict",
+    "DigestMismatch",
+    "EventsGone",
+    "Every",
+    "Fenced",
+    "ForkError",
+    "InvalidName",
+    "InvalidPayload",
+    "InvalidRequest",
+    "Lag",
+    "LocalProtocolError",
+    "MissingDependency",
+    "ModelInfo",
+    "NoBroadcaster",
+    "NoSpace",
+    "PayloadTooLarge",
+    "ProtocolError",
+    "Publisher",
+    "Refused",
+    "Registry",
+    "RemoteProtocolError",
+    "RequestError",
+    "RequestTimeout",
+    "SizeMismatch",
+    "Snapshot",
+    "StoreCorrupt",
+    "StoreError",
+    "StoreUnavailable",
+    "StoredVersion",
+    "Subscriber",
+    "SubscriberStats",
+    "TransportError",
+    "UnknownModel",
+    "UnknownVersion",
+    "UnsupportedProtocol",
+    "VersionEvicted",
+    "VersionInfo",
+    "VersionSuperseded",
+    "connect",
+]

@@ -1,0 +1,185 @@
+"""What can be asked of the registry, as futures: both faces wait for these in their own way."""
+
+from __future__ import annotations
+
+import operator
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from typing import Any, TypeVar
+
+from broadcaster.protocol import messages as m
+from broadcaster.protocol.errors import BroadcasterError, InvalidRequest
+from broadcaster.protocol.names import check_name
+from broadcaster.protocol.version import ModelInfo, VersionInfo
+from clients._checks import check_annotations, check_metrics, check_ref, check_tags, check_timeout, check_user_data
+from clients._driver import futures
+from clients._driver.asking import Ask
+from clients._driver.fetching import Fetch
+from clients._driver.loop import Driver
+from clients.buffers import Bytes, allocate, array_of, view_of
+
+T = TypeVar("T")
+
+Page = tuple[tuple[T, ...], Any]
+"""Some of a listing, and where the next page begins (None: this was the last)."""
+
+
+class Calls:
+    """One future per call, each ended within `timeout` seconds. Raises at once what is wrong with the arguments."""
+
+    def __init__(self, driver: Driver, namespace: str, timeout: float) -> None:
+        self._driver = driver
+        self.namespace = namespace
+        self.timeout = timeout
+
+    def _ask(self, kind: type[m.Request], answer: type[m.Message], turn: Callable[[Any], T], **fields: Any) -> Future[T]:
+        timeout = self.timeout
+        what = " ".join(
+            [kind.KIND.decode(), *(str(fields[name]) for name in ("model_id", "alias", "ref", "number") if name in fields)]
+        )
+
+        def request(request_id: bytes) -> m.Request:
+            return kind(request_id=request_id, namespace=self.namespace, **fields)
+
+        question = Ask(request, answer, turn, self._driver.send_data, time.monotonic() + timeout, timeout, what)
+        self._driver.post(lambda now: self._driver.add(question))
+        return question.future
+
+    # --- models ----------------------------------------------------------------------------------------------------
+
+    def create(
+        self, model_id: str, user_data: Mapping[str, str] | None, tags: Mapping[str, str] | None, *, exist_ok: bool
+    ) -> Future[ModelInfo]:
+        data, marks = check_user_data(user_data), check_user_data(tags, field="tags")
+        check_annotations(user_data=data, tags=marks)
+        fields = {"model_id": check_name("model", model_id), "user_data": data, "tags": marks, "exist_ok": bool(exist_ok)}
+        return self._ask(m.CreateModel, m.Model, _model, **fields)
+
+    def model(self, model_id: str) -> Future[ModelInfo]:
+        return self._ask(m.GetModel, m.Model, _model, model_id=check_name("model", model_id))
+
+    def update(self, model_id: str, user_data: Mapping[str, str]) -> Future[ModelInfo]:
+        data = check_user_data(user_data)
+        check_annotations(user_data=data)
+        return self._ask(m.UpdateModel, m.Model, _model, model_id=check_name("model", model_id), user_data=data)
+
+    def delete_model(self, model_id: str, *, force: bool) -> Future[None]:
+        return self._ask(m.DeleteModel, m.Deleted, _nothing, model_id=check_name("model", model_id), force=bool(force))
+
+    def models(self, after: str | None) -> Future[Page[ModelInfo]]:
+        return self._ask(m.ListModels, m.Models, lambda page: (page.models, page.next), after=after)
+
+    # --- versions --------------------------------------------------------------------------------------------------
+
+    def versions(self, model_id: str, after: int | None) -> Future[Page[VersionInfo]]:
+        fields = {"model_id": check_name("model", model_id), "after": after}
+        return self._ask(m.ListVersions, m.Versions, lambda page: (page.versions, page.next), **fields)
+
+    def get(self, model_id: str, ref: int | str) -> Future[VersionInfo]:
+        return self._ask(m.GetVersion, m.Version, _version, model_id=check_name("model", model_id), ref=check_ref(ref))
+
+    def best(self, model_id: str, metric: str, mode: str) -> Future[VersionInfo]:
+        if mode not in ("max", "min"):
+            raise InvalidRequest(field="mode", reason=f"{mode!r} is neither 'max' nor 'min'")
+        fields = {"model_id": check_name("model", model_id), "metric": metric, "mode": mode}
+        return self._ask(m.Best, m.Version, _version, **fields)
+
+    def archive(self, model_id: str, ref: int | str) -> Future[VersionInfo]:
+        return self._ask(m.Archive, m.Version, _version, model_id=check_name("model", model_id), ref=check_ref(ref))
+
+    def delete(self, model_id: str, ref: int | str, *, force: bool) -> Future[None]:
+        def delete(number: int) -> Future[None]:
+            return self._ask(m.DeleteVersion, m.Deleted, _nothing, model_id=model_id, number=number, force=bool(force))
+
+        return self._with_number(model_id, ref, delete)
+
+    def add_metrics(self, model_id: str, ref: int | str, metrics: Mapping[str, Any]) -> Future[VersionInfo]:
+        numbers = check_metrics(metrics)
+        check_annotations(metrics=numbers)
+
+        def add(number: int) -> Future[VersionInfo]:
+            return self._ask(m.AddMetrics, m.Version, _version, model_id=model_id, number=number, metrics=numbers)
+
+        return self._with_number(model_id, ref, add)
+
+    def _with_number(self, model_id: str, ref: int | str, call: Callable[[int], Future[T]]) -> Future[T]:
+        """A future of what `call` makes of the number that `ref` stands for, which only some requests resolve themselves."""
+        ref = check_ref(ref)
+        if isinstance(ref, int) and ref >= 0:
+            check_name("model", model_id)
+            return call(ref)
+        return _later(self.get(model_id, ref), lambda info: call(info.number))
+
+    # --- names and marks -------------------------------------------------------------------------------------------
+
+    def tag_model(self, model_id: str, tags: Mapping[str, str | None]) -> Future[ModelInfo]:
+        return self._ask(m.SetTags, m.Model, _model, model_id=check_name("model", model_id), tags=_tags(tags))
+
+    def tag_version(self, model_id: str, ref: int | str, tags: Mapping[str, str | None]) -> Future[VersionInfo]:
+        found = _tags(tags)
+
+        def tag(number: int) -> Future[VersionInfo]:
+            return self._ask(m.SetTags, m.Version, _version, model_id=model_id, number=number, tags=found)
+
+        return self._with_number(model_id, ref, tag)
+
+    def set_alias(self, model_id: str, alias: str, ref: int | str | None, expect: int | None) -> Future[ModelInfo]:
+        fields = {"model_id": check_name("model", model_id), "alias": check_name("alias", alias), "expect": expect}
+
+        def move(number: int | None) -> Future[ModelInfo]:
+            return self._ask(m.SetAlias, m.Model, _model, **fields, number=number)
+
+        return move(None) if ref is None else self._with_number(model_id, ref, move)
+
+    def stats(self) -> Future[Mapping[str, float]]:
+        return self._ask(m.GetStats, m.Stats, operator.attrgetter("values"))
+
+    # --- payloads --------------------------------------------------------------------------------------------------
+
+    def read(self, version: VersionInfo, timeout: float) -> Fetch[Bytes]:
+        """The payload as a read-only array, verified: its future ends within `timeout` seconds. Raises NoSpace."""
+        seconds = check_timeout(timeout)
+        buffer = view_of(allocate(version.size), version.size)
+        deadline = time.monotonic() + seconds
+        fetch = Fetch(version, buffer, lambda _, filled: array_of(filled), self._driver.send_data, deadline, seconds)
+        self._driver.post(lambda now: self._driver.add(fetch))
+        return fetch
+
+
+def _later(future: Future[Any], call: Callable[[Any], Future[T]]) -> Future[T]:
+    """A future of what `call` makes of what comes of the first."""
+    made: Future[T] = futures.new()
+
+    def second(done: Future[T]) -> None:
+        error = done.exception()
+        if error is not None:
+            futures.fail(made, error)
+        else:
+            futures.fulfil(made, done.result())
+
+    def first(done: Future[Any]) -> None:
+        error = done.exception()
+        try:
+            if error is not None:
+                raise error
+            call(done.result()).add_done_callback(second)
+        except BroadcasterError as failed:
+            futures.fail(made, failed)
+
+    future.add_done_callback(first)
+    return made
+
+
+def _tags(tags: Mapping[str, str | None]) -> dict[str, str | None]:
+    found = check_tags(tags)
+    check_annotations(tags=found)
+    return found
+
+
+_version = operator.attrgetter("version")
+_model = operator.attrgetter("model")
+
+
+def _nothing(_: object) -> None:
+    return None

@@ -1,0 +1,1 @@
+"""The I/O thread of a client: the only code here that touches sockets."""

@@ -1,0 +1,260 @@
+"""One model that is followed, for all subscribers of a client: the newest version is a plain attribute."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from typing import NamedTuple, Protocol
+
+from broadcaster.protocol.errors import BroadcasterError, RequestTimeout
+from broadcaster.protocol.frames import ChunkHeader
+from broadcaster.protocol.machines.follow import Delivered, Follower, Hole, Listed, Out
+from broadcaster.protocol.messages import Abandon, Beacon, Event, Events, ListVersions, Message, State, Versions
+from broadcaster.protocol.names import CHUNKS, EVENTS, topic
+from broadcaster.protocol.version import VersionInfo
+from clients._driver import futures
+from clients._driver.asking import Ask
+from clients._driver.fetching import Fetch
+from clients._driver.listing import Listing
+from clients._driver.owner import Ids, Owner, Send
+from clients.buffers import BufferPool, array_of
+from clients.snapshot import Snapshot
+
+FETCH_TIMEOUT = 120.0
+"""Seconds that one version may take to be read, for a reader of every version."""
+HEARD = 1024
+"""Newest versions whose time of arrival is remembered."""
+
+
+class Outside(Protocol):
+    """What a feed needs of the loop."""
+
+    def add(self, owner: Owner) -> None: ...
+    def epoch_seen(self, epoch: int, now: float) -> None: ...
+    def send_data(self, message: Message) -> None: ...
+
+
+class Waiter(NamedTuple):
+    future: Future[Snapshot]
+    newer_than: int
+    until: float | None
+    timeout: float | None
+    who: int
+    """Whose it is: a subscriber that closes dismisses its own."""
+
+
+class Heard(NamedTuple):
+    """A version that was heard of, and when (monotonic)."""
+
+    version: VersionInfo
+    at: float
+
+
+class Feed:
+    """Follows one model. `snapshot`, `versions`, `received` and `heard` may be read from any thread; all else runs on the I/O
+    thread."""
+
+    def __init__(self, namespace: str, model_id: str, outside: Outside, send: Send) -> None:
+        ids = Ids()
+        self.key = ids.key
+        self.namespace = namespace
+        self.model_id = model_id
+        self.topics = topic(namespace, model_id, CHUNKS), topic(namespace, model_id, EVENTS)
+        """To be subscribed to in this order."""
+        self.snapshot: Snapshot | None = None
+        """The newest complete version."""
+        self.versions = 0
+        self.received = 0
+        self.heard: deque[Heard] = deque(maxlen=HEARD)
+        self.users = 0
+        self.over = False
+        self.pool = BufferPool()
+        self.follower = Follower(namespace, model_id, ids.make, self.pool)
+        self._outside = outside
+        self._send = send
+        self._waiters: list[Waiter] = []
+        self._listings: list[Listing] = []
+        self._listed: VersionInfo | None = None
+
+    # --- the loop's side -------------------------------------------------------------------------------------------
+
+    @property
+    def deadline(self) -> float | None:
+        times = [waiter.until for waiter in self._waiters if waiter.until is not None]
+        own = self.follower.deadline
+        return min([*times, own] if own is not None else times, default=None)
+
+    def start(self, now: float) -> None:
+        """Asks what is newest: at the beginning, and whenever something may have been missed."""
+        self._act(self.follower.start(now), now)
+
+    def receive(self, message: Message, payload: bytes | None, now: float) -> None:
+        if isinstance(message, (Event, Beacon, State, Events)):
+            self._outside.epoch_seen(message.epoch, now)
+        if isinstance(message, (Event, Beacon, Abandon, State, Events)) or not self.over:
+            self._act(self.follower.receive(message, now, payload), now)
+
+    def place(self, header: ChunkHeader, now: float) -> memoryview | None:
+        return self.follower.place(header, now)
+
+    def place_read(self, header: ChunkHeader) -> memoryview | None:
+        return self.follower.place_read(header)
+
+    def placed(self, header: ChunkHeader, now: float) -> None:
+        self.received += header.length
+        self._act(self.follower.placed(header, now), now)
+
+    def expire(self, now: float) -> bool:
+        self._expire_waiters(now)
+        own = self.follower.deadline
+        if own is None or now < own:
+            return False
+        again = self.follower.expire(now)
+        self._act(again, now)
+        return bool(again)
+
+    def fail(self, error: BroadcasterError) -> None:
+        """Nobody follows any more, or nobody can."""
+        self.over = True
+        waiters, self._waiters = self._waiters, []
+        for waiter in waiters:
+            futures.fail(waiter.future, error)
+        for listing in self._listings:
+            listing.fail(error)
+        self.follower.close()
+
+    # --- what the machine says -------------------------------------------------------------------------------------
+
+    def _act(self, out: Out, now: float) -> None:
+        for item in out:
+            match item:
+                case Delivered():
+                    self._deliver(item)
+                case Listed():
+                    self._list(item)
+                case Hole():
+                    for listing in self._listings:
+                        listing.hole()
+                case _:
+                    self._send(item)
+        self._note_heard(now)
+        if out:
+            self._serve()
+
+    def _deliver(self, item: Delivered) -> None:
+        payload = item.payload
+        # What was lent comes as the view that was lent; anything else came inside a message.
+        root = self.pool.root(payload) if isinstance(payload, memoryview) else array_of(bytes(payload))
+        self.snapshot = Snapshot(item.version, root)
+        self.versions += 1
+        self.received += 0 if isinstance(payload, memoryview) else len(payload)
+
+    def _list(self, item: Listed) -> None:
+        self._listed = item.version
+        for listing in self._listings:
+            listing.add(item.version, item.payload)
+
+    def _note_heard(self, now: float) -> None:
+        known = self.follower.known
+        if known is not None and (not self.heard or known.number > self.heard[-1].version.number):
+            self.heard.append(Heard(known, now))
+
+    def _serve(self) -> None:
+        snapshot = self.snapshot
+        if self._waiters and snapshot is not None:
+            waiters, self._waiters = self._waiters, []
+            for waiter in waiters:
+                if waiter.newer_than < snapshot.version.number:
+                    futures.fulfil(waiter.future, snapshot)
+                else:
+                    self._waiters.append(waiter)
+        for listing in self._listings:
+            listing.serve()
+
+    # --- who waits -------------------------------------------------------------------------------------------------
+
+    def wait(self, waiter: Waiter) -> None:
+        """Its future gets the newest version, as soon as that is newer than the number given."""
+        self._waiters.append(waiter)
+        self._serve()
+
+    def _expire_waiters(self, now: float) -> None:
+        late = [waiter for waiter in self._waiters if waiter.until is not None and now >= waiter.until]
+        if not late:
+            return
+        self._waiters = [waiter for waiter in self._waiters if waiter not in late]
+        why = f" ({self.follower.error})" if self.follower.error is not None else ""
+        for waiter in late:
+            newer = f" newer than {waiter.newer_than}" if waiter.newer_than else ""
+            what = f"waiting for a version of {self.model_id}{newer}{why}"
+            futures.fail(waiter.future, RequestTimeout(what=what, timeout=waiter.timeout))
+
+    # --- every version ---------------------------------------------------------------------------------------------
+
+    def list_every(self, listing: Listing) -> None:
+        """From now on `listing` is told of each version; the newest that is known comes first."""
+        self._listings.append(listing)
+        if self._listed is not None:
+            listing.add(self._listed, None)
+        self._act(self.follower.list_every(), time.monotonic())
+
+    def dismiss(self, who: int, listings: Sequence[Listing], error: BroadcasterError) -> None:
+        """One subscriber is closed: what it waits for ends with `error`."""
+        leaving = [waiter for waiter in self._waiters if waiter.who == who]
+        self._waiters = [waiter for waiter in self._waiters if waiter.who != who]
+        self._listings = [listing for listing in self._listings if listing not in listings]
+        for waiter in leaving:
+            futures.fail(waiter.future, error)
+        for listing in listings:
+            listing.fail(error)
+
+    def at_hand(self, number: int) -> Snapshot | None:
+        snapshot = self.snapshot
+        return snapshot if snapshot is not None and snapshot.version.number == number else None
+
+    def snapshot_of(self, version: VersionInfo, payload: bytes) -> Snapshot:
+        return Snapshot(version, array_of(payload))
+
+    def fetch(self, version: VersionInfo) -> Future[Snapshot]:
+        """The snapshot of a version, read into a buffer of this feed's pool."""
+        try:
+            buffer = self.pool.lend(version.size)
+        except BroadcasterError as error:
+            return futures.failed(error)
+        fetch = Fetch(version, buffer, self._fetched, self._send, time.monotonic() + FETCH_TIMEOUT, FETCH_TIMEOUT, self.pool.give)
+        self._outside.add(fetch)
+        return fetch.future
+
+    def _fetched(self, version: VersionInfo, buffer: memoryview) -> Snapshot:
+        self.received += version.size
+        return Snapshot(version, self.pool.root(buffer))
+
+    def list_after(self, number: int, then: Callable[[Sequence[VersionInfo]], None]) -> None:
+        """Tells `then` the versions above `number` that can be fetched; asks until the broadcaster answers."""
+        found: list[VersionInfo] = []
+
+        def page(answer: Versions) -> None:
+            found.extend(answer.versions)
+            if answer.next is None:
+                then(found)
+            else:
+                ask(answer.next)
+
+        def over(future: Future[None]) -> None:
+            error = future.exception()
+            if isinstance(error, RequestTimeout) and not self.over:
+                ask(found[-1].number if found else number)
+            elif error is not None:
+                then(found)  # The model is gone, or may not be read: nothing is still there.
+
+        def ask(after: int) -> None:
+            def request(request_id: bytes) -> ListVersions:
+                return ListVersions(request_id=request_id, namespace=self.namespace, model_id=self.model_id, after=after)
+
+            question = Ask(request, Versions, page, self._send, time.monotonic() + FETCH_TIMEOUT, FETCH_TIMEOUT)
+            question.future.add_done_callback(over)
+            self._outside.add(question)
+
+        ask(number)

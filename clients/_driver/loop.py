@@ -1,0 +1,418 @@
+"""The I/O thread: one poll loop that owns every socket of a client and turns all of its conversations.
+
+Users' threads hand it commands and get futures; it ends each of them by its deadline. Nothing else touches a socket.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+
+import zmq
+
+from broadcaster.protocol import names
+from broadcaster.protocol.errors import (
+    BroadcasterError,
+    Closed,
+    ForkError,
+    LocalProtocolError,
+    RemoteProtocolError,
+    UnsupportedProtocol,
+)
+from broadcaster.protocol.frames import Buffer, Chunk, ChunkHeader, decode
+from broadcaster.protocol.limits import PROTOCOL, RETRY
+from broadcaster.protocol.messages import Done, Error, Hello, Message, Reply, Welcome
+from clients._address import Address
+from clients._driver import futures
+from clients._driver.asking import Ask
+from clients._driver.channel import Channel
+from clients._driver.feed import Feed
+from clients._driver.owner import KEY, Owner, Reader
+from clients._driver.uploading import Upload
+from clients._driver.wakeup import Wakeup
+from clients._process import HERE
+
+log = logging.getLogger("clients")
+
+Command = Callable[[float], None]
+
+FOLLOW_TIMEOUT = 5.0
+"""Seconds for the I/O thread to begin following; it takes microseconds."""
+BURST = 32
+"""Messages taken from one socket before the others have their turn."""
+
+
+class Driver:
+    """Connects to one broadcaster. `name` is told to it; `parse` errors of the address are the caller's."""
+
+    def __init__(self, address: Address, name: str | None) -> None:
+        self.address = address
+        self.pid = HERE.pid
+        self.ended: BroadcasterError | None = None
+        """Why nothing works any more: closed, or a bug in here."""
+        self.welcome: Welcome | None = None
+        self.strange = 0
+        """Messages that were dropped because they broke the rules."""
+        self._name = name
+        self._commands: deque[Command] = deque()
+        self._wakeup = Wakeup()
+        self._closing = False
+        self._owners: dict[bytes, Owner] = {}
+        self._readers: dict[bytes, Reader] = {}
+        self._uploads: dict[bytes, Upload] = {}
+        self._feeds: dict[bytes, Feed] = {}
+        self._channels: dict[str, Channel] = {}
+        self._greeting = False
+        self._greeted = 0.0
+        self._thread = threading.Thread(target=self._run, name=f"clients {address.data}", daemon=True)
+
+    # --- users' threads --------------------------------------------------------------------------------------------
+
+    def check(self) -> None:
+        """Raises ForkError in a forked child, and what ended this client when it has ended."""
+        if self.pid != HERE.pid:
+            raise ForkError(what="client", parent=self.pid)
+        if self.ended is not None:
+            raise self._end_error()
+
+    def _end_error(self) -> BroadcasterError:
+        ended = self.ended
+        assert ended is not None
+        error = type(ended)(**ended.facts)
+        error.__cause__ = ended.__cause__
+        return error
+
+    def post(self, command: Command) -> None:
+        """Has `command(now)` run on the I/O thread. Raises what `check` raises."""
+        self.check()
+        self._commands.append(command)
+        if self.ended is not None:
+            raise self._end_error()
+        self._wakeup.signal()
+
+    def open(self, timeout: float) -> Future[Welcome]:
+        """Starts the thread; the future gets the broadcaster's welcome."""
+        deadline = time.monotonic() + timeout
+        hello = Ask(self._hello, Welcome, lambda welcome: self._welcomed(welcome), self.send_data, deadline, timeout)
+        self._commands.append(lambda now: self.add(hello))
+        self._thread.start()
+        return hello.future
+
+    def follow(self, namespace: str, model_id: str) -> Feed:
+        """The feed of a model, made when nobody follows it yet. Each call wants a `leave`. Raises what `check` raises."""
+        future: Future[Feed] = futures.new()
+
+        def command(now: float) -> None:
+            try:
+                futures.fulfil(future, self._join(namespace, model_id))
+            except BroadcasterError as error:
+                futures.fail(future, error)
+
+        self.post(command)
+        return futures.wait(future, f"following {model_id}", FOLLOW_TIMEOUT)
+
+    def leave(self, feed: Feed) -> None:
+        """One subscriber less; the last one ends the feed. May be called from a finalizer, on any thread, and after the end."""
+        if self.pid == HERE.pid and self.ended is None:
+            self._commands.append(lambda now: self._part(feed))
+            self._wakeup.signal()
+
+    def close(self) -> None:
+        """Ends everything that is under way with Closed, and the thread. May be called twice, and in a forked child."""
+        if self.pid != HERE.pid or self._closing:
+            return
+        self._closing = True
+        self._wakeup.asleep = True  # Whatever it does: it is to look.
+        self._wakeup.signal()
+        if self._thread is not threading.current_thread() and self._thread.ident is not None:
+            self._thread.join()
+
+    # --- what conversations call, on the I/O thread ------------------------------------------------------------------
+
+    def add(self, owner: Owner) -> None:
+        """Begins a conversation on the data channel."""
+        key: bytes = owner.key  # type: ignore[attr-defined]
+        self._owners[key] = self._readers[key] = owner  # type: ignore[assignment]
+        self._turn_owner(owner, lambda: owner.start(time.monotonic()))
+
+    def add_upload(self, upload: Upload) -> None:
+        """Takes an upload in; it is started apart from that."""
+        self._uploads[upload.key] = upload
+        self._owners[upload.key] = upload
+        self._channel("upload")
+
+    def start_upload(self, upload: Upload, now: float) -> None:
+        self._turn_owner(upload, lambda: upload.start(now))
+
+    def _join(self, namespace: str, model_id: str) -> Feed:
+        """Subscribes to a model, then asks for its newest version: in this order nothing falls between."""
+        key = names.topic(namespace, model_id, b"")
+        feed = self._feeds.get(key)
+        if feed is None:
+            channel = self._channel("push")
+            feed = self._feeds[key] = Feed(namespace, model_id, self, self.send_data)
+            for topic in feed.topics:
+                channel.socket.setsockopt(zmq.SUBSCRIBE, topic)
+            self.add(feed)
+        feed.users += 1
+        return feed
+
+    def _part(self, feed: Feed) -> None:
+        feed.users -= 1
+        if feed.users or self._feeds.pop(feed.topics[0][:-1], None) is None:
+            return
+        for topic in feed.topics:
+            self._channels["push"].socket.setsockopt(zmq.UNSUBSCRIBE, topic)
+        feed.fail(Closed(what=f"the subscriber of {feed.model_id}"))
+        self._forget(feed)
+
+    def send_data(self, message: Message | Chunk, payload: Buffer | None = None) -> None:
+        assert isinstance(message, Message)
+        self._channels["data"].send(message, payload)
+
+    def send_upload(self, message: Message | Chunk, payload: Buffer | None = None) -> None:
+        if isinstance(message, Chunk):
+            self._channels["upload"].send_chunk(message)
+        else:
+            self._channels["upload"].send(message, payload)
+
+    def epoch_seen(self, epoch: int, now: float) -> None:
+        """Something came from life `epoch` of the broadcaster: if it is another, its ports may be others too."""
+        if self.welcome is not None and epoch != self.welcome.epoch:
+            self._greet(now)
+
+    # --- the greeting ------------------------------------------------------------------------------------------------
+
+    def _hello(self, request_id: bytes) -> Hello:
+        return Hello(request_id=request_id, client_name=self._name)
+
+    def _greet(self, now: float) -> None:
+        """Asks where everything is, unless that was asked just now."""
+        if self._greeting or now < self._greeted + RETRY or self.welcome is None:
+            return
+        self._greeting, self._greeted = True, now
+        hello = Ask(self._hello, Welcome, lambda welcome: self._welcomed(welcome), self.send_data, now + 10 * RETRY, 10 * RETRY)
+        hello.future.add_done_callback(self._greeted_again)
+        self.add(hello)
+
+    def _greeted_again(self, future: Future[Welcome]) -> None:
+        self._greeting = False
+        error = future.exception()
+        if error is not None and self.ended is None:
+            log.info("no welcome address=%s code=%s", self.address.data, getattr(error, "code", "?"))
+
+    def _welcomed(self, welcome: Welcome) -> Welcome:
+        if welcome.protocol != PROTOCOL:
+            raise UnsupportedProtocol(theirs=welcome.protocol, ours=PROTOCOL)
+        before, self.welcome = self.welcome, welcome
+        self._greeted = now = time.monotonic()
+        for name in [name for name in self._channels if name != "data"]:
+            if self._channels[name].address != self._address_of(name):
+                self._reconnect(name)
+        if before is not None and before.epoch != welcome.epoch:
+            log.info("restarted address=%s epoch=%d", self.address.data, welcome.epoch)
+            for feed in list(self._feeds.values()):
+                self._turn_owner(feed, lambda feed=feed: feed.start(now))  # type: ignore[misc]
+        return welcome
+
+    def _address_of(self, name: str) -> str:
+        if name == "data":
+            return self.address.data
+        assert self.welcome is not None, "the data channel is asked first"
+        return self.address.of(name, self.welcome.endpoints, self.welcome.host)
+
+    def _reconnect(self, name: str) -> None:
+        self._close_channel(name)
+        channel = self._channel(name)
+        log.info("reconnected channel=%s address=%s", name, channel.address)
+        if name == "push":
+            for feed in self._feeds.values():
+                for topic in feed.topics:
+                    channel.socket.setsockopt(zmq.SUBSCRIBE, topic)
+
+    def _channel(self, name: str) -> Channel:
+        found = self._channels.get(name)
+        if found is None:
+            found = self._channels[name] = Channel(self._context, name, self._address_of(name))
+            self._poller.register(found.socket, zmq.POLLIN)
+        return found
+
+    def _close_channel(self, name: str) -> None:
+        channel = self._channels.pop(name)
+        self._poller.unregister(channel.socket)
+        channel.close()
+
+    # --- the loop ----------------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._poller = zmq.Poller()
+        ended: BroadcasterError = Closed(what="the client")
+        try:
+            self._poller.register(self._wakeup.fd, zmq.POLLIN)
+            self._channel("data")
+            while not self._closing:
+                self._turn()
+        except BaseException as bug:
+            log.exception("the I/O thread ended address=%s", self.address.data)
+            ended = LocalProtocolError(reason=f"the client's I/O thread ended: {type(bug).__name__}: {bug}")
+            ended.__cause__ = bug
+        finally:
+            self._end(ended)
+
+    def _turn(self) -> None:
+        self._wakeup.asleep = True
+        timeout = 0 if self._commands or self._closing else self._milliseconds()
+        ready = {fd for fd, _ in self._poller.poll(timeout)}
+        self._wakeup.asleep = False
+        if self._wakeup.fd in ready:
+            self._wakeup.clear()
+        for name, receive in (("data", self._receive_data), ("push", self._receive_push), ("upload", self._receive_upload)):
+            channel = self._channels.get(name)
+            if channel is not None and channel.socket in ready:
+                self._receive(channel, receive)
+        now = time.monotonic()
+        for _ in range(len(self._commands)):
+            self._commands.popleft()(now)
+        self._expire(now)
+
+    def _milliseconds(self) -> int | None:
+        """How long to sleep when nothing comes."""
+        deadlines = [deadline for owner in self._owners.values() if (deadline := owner.deadline) is not None]
+        if not deadlines:
+            return None
+        return max(0, int((min(deadlines) - time.monotonic()) * 1000) + 1)
+
+    def _expire(self, now: float) -> None:
+        late = [owner for owner in self._owners.values() if (deadline := owner.deadline) is not None and now >= deadline]
+        silent = [self._turn_owner(owner, lambda owner=owner: owner.expire(now)) for owner in late]  # type: ignore[misc]
+        if any(silent):
+            self._greet(now)
+
+    def _turn_owner(self, owner: Owner, call: Callable[[], bool | None]) -> bool:
+        """Lets a conversation do something; what goes wrong in it ends it, and nothing else."""
+        silent = False
+        try:
+            silent = bool(call())
+        except RemoteProtocolError as error:
+            self._note_strange(error)
+        except BroadcasterError as error:
+            owner.fail(error)
+        if owner.over:
+            self._forget(owner)
+        return silent
+
+    def _forget(self, owner: Owner) -> None:
+        key: bytes = owner.key  # type: ignore[attr-defined]
+        for table in (self._owners, self._readers, self._uploads):
+            table.pop(key, None)
+
+    def _note_strange(self, error: RemoteProtocolError) -> None:
+        self.strange += 1
+        log.debug("dropped a message address=%s reason=%s", self.address.data, error)
+
+    # --- receiving ---------------------------------------------------------------------------------------------------
+
+    def _receive(self, channel: Channel, receive: Callable[[Channel, bytes, float], None]) -> None:
+        now = time.monotonic()
+        for _ in range(BURST):
+            first = channel.first()
+            if first is None:
+                return
+            try:
+                receive(channel, first, now)
+            except RemoteProtocolError as error:
+                self._note_strange(error)
+            if channel.socket.closed:
+                return  # A welcome named another address.
+            channel.drop()
+
+    def _receive_push(self, channel: Channel, topic: bytes, now: float) -> None:
+        feed = self._feeds.get(topic[:-1])
+        if feed is None:
+            return
+        frames: list[bytes] = []
+        if topic[-1:] == names.CHUNKS:
+            header = self._push_chunk(channel, feed, now, frames)
+            if header is not None:
+                self._turn_owner(feed, lambda: feed.placed(header, now))
+            if not frames:
+                return
+        frames += channel.rest()
+        message = decode(frames)
+        self._turn_owner(feed, lambda: feed.receive(message, frames[2] if len(frames) > 2 else None, now))
+
+    def _push_chunk(self, channel: Channel, feed: Feed, now: float, frames: list[bytes]) -> ChunkHeader | None:
+        """The header of a chunk whose bytes are in place now; a frame that is no header goes to `frames`."""
+        try:
+            return channel.chunk(lambda header: feed.place(header, now), frames)
+        except RemoteProtocolError:
+            raise
+        except BroadcasterError as error:  # No memory for it.
+            log.warning("no room for a version model=%s code=%s", feed.model_id, error.code)
+            return None
+
+    def _receive_data(self, channel: Channel, envelope: bytes, now: float) -> None:
+        if envelope:
+            raise RemoteProtocolError(reason="a reply begins with an empty frame")
+        frames = [channel.frame()]
+        if frames[0]:
+            frames += channel.rest()
+            self._receive_reply(frames, now)
+            return
+        reader: list[Reader] = []
+
+        def place(header: ChunkHeader) -> memoryview | None:
+            found = self._readers.get(header.transfer[:KEY])
+            if found is None:
+                return None
+            reader.append(found)
+            return found.place_read(header)
+
+        header = channel.chunk(place)
+        if header is not None:
+            self._turn_owner(reader[0], lambda: reader[0].placed(header, now))
+
+    def _receive_reply(self, frames: list[bytes], now: float) -> None:
+        message = decode(frames)
+        if not isinstance(message, Reply):
+            raise RemoteProtocolError(reason=f"{message.KIND.decode()} is no reply")
+        owner = self._readers.get(message.request_id[:KEY])
+        if owner is not None:
+            self._turn_owner(owner, lambda: owner.receive(message, frames[2] if len(frames) > 2 else None, now))
+
+    def _receive_upload(self, channel: Channel, kind: bytes, now: float) -> None:
+        message = decode([kind, *channel.rest()])
+        upload = self._upload_of(message)
+        if upload is not None:
+            self._turn_owner(upload, lambda: upload.receive(message, None, now))
+
+    def _upload_of(self, message: Message) -> Upload | None:
+        upload_id: bytes | None = getattr(message, "upload_id", None)
+        if upload_id is not None or not isinstance(message, Error | Done):
+            return self._uploads.get(upload_id or b"")
+        return next((found for found in self._uploads.values() if found.begin.request_id == message.request_id), None)
+
+    # --- the end -----------------------------------------------------------------------------------------------------
+
+    def _end(self, ended: BroadcasterError) -> None:
+        self.ended = ended
+        while self._commands:  # Those that came before `ended` was seen: what they begin ends below.
+            command = self._commands.popleft()
+            try:
+                command(time.monotonic())
+            except Exception as error:
+                log.debug("a command came too late code=%s", getattr(error, "code", type(error).__name__))
+        while self._owners:
+            _, owner = self._owners.popitem()
+            try:
+                owner.fail(self._end_error())
+            except Exception:
+                log.exception("a conversation did not end well address=%s", self.address.data)
+        for name in list(self._channels):
+            self._channels.pop(name).close()
+        self._context.term()

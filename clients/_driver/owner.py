@@ -1,0 +1,64 @@
+"""What the loop turns: conversations, each with its own machine, place in time, and end."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Callable
+from typing import Protocol
+
+from broadcaster.protocol.errors import BroadcasterError
+from broadcaster.protocol.frames import Buffer, Chunk, ChunkHeader
+from broadcaster.protocol.messages import Message
+
+
+class Send(Protocol):
+    """Sends on the channel of the conversation."""
+
+    def __call__(self, message: Message | Chunk, payload: Buffer | None = None) -> None: ...
+
+
+class Owner(Protocol):
+    """A conversation. All of it runs on the I/O thread."""
+
+    @property
+    def over(self) -> bool:
+        """Nothing more will come of it: the loop forgets it."""
+
+    @property
+    def deadline(self) -> float | None:
+        """When `expire` wants to be called."""
+
+    def start(self, now: float) -> None: ...
+    def receive(self, message: Message, payload: bytes | None, now: float) -> None: ...
+
+    def expire(self, now: float) -> bool:
+        """Whether the broadcaster was silent for longer than it should be."""
+
+    def fail(self, error: BroadcasterError) -> None:
+        """Ends it, because of `error`."""
+
+
+class Reader(Owner, Protocol):
+    """A conversation that takes the bytes of payloads from the data channel."""
+
+    def place_read(self, header: ChunkHeader) -> memoryview | None: ...
+    def placed(self, header: ChunkHeader, now: float) -> None: ...
+
+
+KEY = 8
+"""Bytes at the start of a request id that name the conversation it belongs to."""
+
+
+class Ids:
+    """Request ids of one conversation: 8 random bytes that they share, and a count."""
+
+    def __init__(self) -> None:
+        self.key = os.urandom(KEY)
+        self._count = itertools.count(1)
+
+    def make(self) -> bytes:
+        return self.key + next(self._count).to_bytes(16 - KEY, "big")
+
+
+Add = Callable[[Owner], None]

@@ -1,0 +1,198 @@
+"""One payload on its way to the broadcaster: in chunks, or inside one message."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import replace
+from typing import cast
+
+from broadcaster.protocol.errors import BroadcasterError, Busy, RequestTimeout, from_wire
+from broadcaster.protocol.frames import Buffer
+from broadcaster.protocol.limits import CHUNK, RETRY
+from broadcaster.protocol.machines.upload import Out, Uploader, UploaderState
+from broadcaster.protocol.messages import Begin, Credit, Done, Error, Message, Publish, Request
+from broadcaster.protocol.version import VersionInfo
+from clients._driver import futures
+from clients._driver.asking import left
+from clients._driver.owner import Send
+
+
+class _Upload:
+    """What both have in common: a future that ends by the deadline, and one who is told before it does."""
+
+    def __init__(
+        self,
+        begin: Begin,
+        send: Send,
+        ended: Callable[[Upload, bool], None],
+        deadline: float,
+        timeout: float,
+    ) -> None:
+        self.begin = begin
+        self.key = begin.upload_id
+        self.future: Future[VersionInfo] = futures.new()
+        self.over = False
+        self.started = False
+        self._send = send
+        self._ended = ended
+        self._until = deadline
+        self._timeout = timeout
+        self._paused_until: float | None = None
+
+    def _end(self, version: VersionInfo | None, error: BroadcasterError | None) -> None:
+        if self.over:
+            return
+        self.over = True
+        # Who keeps the buffer is told first: a user who is woken may publish again at once.
+        self._ended(cast("Upload", self), version is not None or not self.started)
+        if version is not None:
+            futures.fulfil(self.future, version)
+        else:
+            futures.fail(self.future, error or RequestTimeout(what="publish", timeout=self._timeout))
+
+    def _timed_out(self) -> RequestTimeout:
+        return RequestTimeout(what=f"publishing {self.begin.model_id}", timeout=self._timeout)
+
+    def _pause(self, error: BroadcasterError, now: float) -> bool:
+        """Whether the broadcaster is only busy, and there is time to try again."""
+        if not isinstance(error, Busy) or type(error.retry_after) not in (int, float) or now + error.retry_after >= self._until:
+            return False
+        self._paused_until = now + error.retry_after
+        return True
+
+    def _budgeted(self, message: Request, now: float) -> Request:
+        return replace(message, budget_ms=left(self._until, now))
+
+
+class ChunkedUpload(_Upload):
+    """A payload that is sent from where it lies, while it is still being filled. `payload` must not change once it was sent from,
+    until the future has ended well."""
+
+    def __init__(
+        self,
+        begin: Begin,
+        payload: memoryview,
+        send: Send,
+        ended: Callable[[Upload, bool], None],
+        deadline: float,
+        timeout: float,
+    ) -> None:
+        super().__init__(begin, send, ended, deadline, timeout)
+        self.acknowledged = 0
+        """Bytes that the broadcaster said it has. May be read from any thread."""
+        self._payload = payload
+        self._uploader = Uploader(begin, payload)
+        self._filled = 0
+        self._digest: str | None = None
+
+    @property
+    def deadline(self) -> float | None:
+        if self._paused_until is not None or not self.started:
+            return self._paused_until or self._until
+        return self._until if self._uploader.deadline is None else min(self._until, self._uploader.deadline)
+
+    def start(self, now: float) -> None:
+        if self.over:
+            return
+        self.started = True
+        self._act(self._uploader.start(now), now)
+        self._act(self._uploader.filled(self._filled, now), now)
+        if self._digest is not None:
+            self._act(self._uploader.finish(self._digest, now), now)
+
+    def filled(self, size: int, now: float) -> None:
+        """The first `size` bytes are in place. Before the start that is only noted: nothing may be sent yet."""
+        self._filled = size
+        if self.started:
+            self._act(self._uploader.filled(size, now), now)
+
+    def finish(self, digest: str, now: float) -> None:
+        """All is in place, and this is its xxh3-128."""
+        self._filled, self._digest = len(self._payload), digest
+        if self.started:
+            self._act(self._uploader.finish(digest, now), now)
+
+    def receive(self, message: Message, payload: bytes | None, now: float) -> None:
+        if isinstance(message, Credit):
+            self.acknowledged = min(message.received * CHUNK, len(self._payload))
+        self._act(self._uploader.receive(message, now), now)
+
+    def expire(self, now: float) -> bool:
+        if now >= self._until:
+            self._act(self._uploader.abort(self._timed_out()), now)
+            return self.started
+        if self._paused_until is not None:
+            if now >= self._paused_until:
+                self._paused_until, self._uploader = None, Uploader(self.begin, self._payload)
+                self.start(now)
+            return False
+        again = self._uploader.expire(now) if self.started else []
+        self._act(again, now)
+        return bool(again)
+
+    def _act(self, out: Out, now: float) -> None:
+        if self.over:
+            return
+        for message in out if self.started else []:
+            self._send(self._budgeted(message, now) if isinstance(message, Request) else message)
+        if self._uploader.state is UploaderState.DONE:
+            self._end(self._uploader.version, None)
+        elif self._uploader.error is not None and self._paused_until is None:
+            if not self._pause(self._uploader.error, now):
+                self._end(None, self._uploader.error)
+
+    def fail(self, error: BroadcasterError) -> None:
+        self._act(self._uploader.abort(error), self._until)
+        self._end(None, error)
+
+
+class InlineUpload(_Upload):
+    """A payload of at most 64 KiB, in one message."""
+
+    def __init__(
+        self,
+        message: Publish,
+        payload: Buffer,
+        send: Send,
+        ended: Callable[[Upload, bool], None],
+        deadline: float,
+        timeout: float,
+    ) -> None:
+        super().__init__(message, send, ended, deadline, timeout)
+        self.acknowledged = 0
+        self._payload = payload
+
+    @property
+    def deadline(self) -> float | None:
+        return self._until if self._paused_until is None else min(self._until, self._paused_until)
+
+    def start(self, now: float) -> None:
+        if not self.over:
+            self.started = True
+            self._paused_until = now + RETRY
+            self._send(self._budgeted(self.begin, now), self._payload)
+
+    def receive(self, message: Message, payload: bytes | None, now: float) -> None:
+        if isinstance(message, Done):
+            self.acknowledged = len(self._payload)
+            self._end(message.version, None)
+        elif isinstance(message, Error):
+            error = from_wire(message.code, message.message, dict(message.facts))
+            if not self._pause(error, now):
+                self._end(None, error)
+
+    def expire(self, now: float) -> bool:
+        if now >= self._until:
+            self._end(None, self._timed_out())
+            return self.started
+        if self._paused_until is None or now < self._paused_until:
+            return False
+        self.start(now)
+        return True
+
+    def fail(self, error: BroadcasterError) -> None:
+        self._end(None, error)
+
+
+Upload = ChunkedUpload | InlineUpload

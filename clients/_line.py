@@ -1,0 +1,89 @@
+"""The order of a publisher's versions: one upload runs, at most one waits, and their memory is kept between them."""
+
+from __future__ import annotations
+
+import mmap
+import threading
+
+from broadcaster.protocol.errors import BroadcasterError, VersionSuperseded
+from clients._driver.loop import Driver
+from clients._driver.uploading import Upload
+from clients.buffers import Kept
+
+
+class Line:
+    """Shared by the threads that publish and the I/O thread that ends uploads.
+
+    Memory of an upload is used again when the version is done, or when nothing of it was sent. After any other end it is let go:
+    pieces of it may still be queued in a socket.
+    """
+
+    def __init__(self, driver: Driver) -> None:
+        self._driver = driver
+        self._lock = threading.RLock()
+        self._running: Upload | None = None
+        self._waiting: Upload | None = None
+        self._memory: dict[bytes, mmap.mmap] = {}
+        self._kept = Kept(keep=1)
+
+    def memory(self, size: int) -> mmap.mmap:
+        """Memory for the next payload. Raises NoSpace."""
+        with self._lock:
+            self._supersede()
+            # A second buffer is kept from the first time on that two were needed at once.
+            self._kept.keep = max(self._kept.keep, len(self._memory) + 1)
+        return self._kept.take(size)
+
+    def begin(self, upload: Upload, memory: mmap.mmap | None) -> bool:
+        """Takes it in, and starts it if nothing is before it: whether it was started."""
+        with self._lock:
+            self._supersede()
+            if memory is not None:
+                self._memory[upload.key] = memory
+            self._driver.post(lambda now: self._driver.add_upload(upload))
+            if self._running is None:
+                self._start(upload)
+            return self._running is upload
+
+    def queue(self, upload: Upload) -> None:
+        """It is ready: it goes when what is before it has ended, and takes the place of one that waits for that too."""
+        with self._lock:
+            if upload.over or self._running is upload:
+                return
+            self._supersede()
+            if self._running is None:
+                self._start(upload)
+            else:
+                self._waiting = upload
+
+    def ended(self, upload: Upload, intact: bool) -> None:
+        """`intact`: its memory is not used by anybody any more. Called on the I/O thread, before its future ends."""
+        with self._lock:
+            self._give_back(upload, intact=intact)
+            if self._waiting is upload:
+                self._waiting = None
+            if self._running is not upload:
+                return
+            self._running, following, self._waiting = None, self._waiting, None
+            if following is not None:
+                self._start(following)
+
+    def _supersede(self) -> None:
+        waiting, self._waiting = self._waiting, None
+        if waiting is not None:
+            self._give_back(waiting, intact=True)
+            error = VersionSuperseded(model_id=waiting.begin.model_id)
+            self._driver.post(lambda now: waiting.fail(error))
+
+    def _start(self, upload: Upload) -> None:
+        self._running = upload
+        try:
+            self._driver.post(lambda now: self._driver.start_upload(upload, now))
+        except BroadcasterError:
+            self._running = None  # The client has ended, and with it every upload that it knew.
+            raise
+
+    def _give_back(self, upload: Upload, *, intact: bool) -> None:
+        memory = self._memory.pop(upload.key, None)
+        if memory is not None and intact:
+            self._kept.put(memory)

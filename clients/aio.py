@@ -1,0 +1,315 @@
+"""The same names for asyncio: what waits is awaited, over the very same futures.
+
+    async with connect() as client:
+        version = await client.publisher("policy").publish(weights)
+        async for snapshot in client.subscriber("policy"): ...
+
+Copying weights and looking at the newest version happen where they are called; only waiting is given to the event loop. A task
+that is cancelled stops waiting; what it began goes on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Generator, Mapping
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any, TypeVar
+
+from broadcaster.protocol.names import DEFAULT_NAMESPACE
+from broadcaster.protocol.version import ModelInfo, VersionInfo
+from clients import codec
+from clients._calls import Calls
+from clients.buffers import Bytes, view_of_array
+from clients.client import Client, Opening
+from clients.codec import files
+from clients.publisher import LOOK, TIMEOUT, Progress, Publisher
+from clients.registry import READ_TIMEOUT, Ref
+from clients.snapshot import Snapshot
+from clients.subscriber import Every, Lag, Subscriber, SubscriberStats
+
+T = TypeVar("T")
+
+__all__ = [
+    "AsyncClient",
+    "AsyncEvery",
+    "AsyncPublisher",
+    "AsyncRegistry",
+    "AsyncStoredVersion",
+    "AsyncSubscriber",
+    "connect",
+]
+
+
+def connect(
+    url: str | None = None, *, namespace: str = DEFAULT_NAMESPACE, name: str | None = None, timeout: float = 5.0
+) -> _Connecting:
+    """As `clients.connect`: `client = await connect()`, or `async with connect() as client`."""
+    return _Connecting(lambda: Opening(url, namespace, name, timeout))
+
+
+class _Connecting:
+    def __init__(self, opening: Callable[[], Opening]) -> None:
+        self._opening = opening
+        self._client: AsyncClient | None = None
+
+    def __await__(self) -> Generator[Any, None, AsyncClient]:
+        return self._connect().__await__()
+
+    async def _connect(self) -> AsyncClient:
+        opening = self._opening()
+        try:
+            await asyncio.wrap_future(opening.welcome)
+        except BaseException as error:
+            return AsyncClient(opening.finish(error))
+        return AsyncClient(opening.finish(None))
+
+    async def __aenter__(self) -> AsyncClient:
+        self._client = await self._connect()
+        return self._client
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._client is not None:
+            await self._client.close()
+
+
+class AsyncClient:
+    """See `clients.Client`."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self.registry = AsyncRegistry(client.registry._calls)
+
+    @property
+    def address(self) -> str:
+        return self._client.address
+
+    @property
+    def server_version(self) -> str:
+        return self._client.server_version
+
+    def publisher(self, model_id: str) -> AsyncPublisher:
+        return AsyncPublisher(self._client.publisher(model_id))
+
+    def subscriber(self, model_id: str, *, every: bool = False) -> AsyncSubscriber:
+        return AsyncSubscriber(self._client.subscriber(model_id, every=every))
+
+    async def close(self) -> None:
+        self._client.close()
+
+    async def __aenter__(self) -> AsyncClient:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+
+class AsyncPublisher:
+    """See `clients.Publisher`. The weights are copied before the first `await` gives way to another task."""
+
+    def __init__(self, publisher: Publisher) -> None:
+        self._publisher = publisher
+
+    @property
+    def model_id(self) -> str:
+        return self._publisher.model_id
+
+    async def publish(
+        self,
+        weights: object,
+        *,
+        archived: bool = False,
+        metrics: Mapping[str, Any] | None = None,
+        user_data: Mapping[str, str] | None = None,
+        timeout: float = TIMEOUT,
+        upload_id: bytes | None = None,
+        progress: Progress | None = None,
+    ) -> VersionInfo:
+        upload = self._publisher.begin(weights, archived, metrics, user_data, timeout, upload_id)
+        return await _watched(upload.future, progress, lambda: upload.acknowledged, upload.begin.size)
+
+    def publish_nowait(
+        self,
+        weights: object,
+        *,
+        archived: bool = False,
+        metrics: Mapping[str, Any] | None = None,
+        user_data: Mapping[str, str] | None = None,
+        timeout: float = TIMEOUT,
+        upload_id: bytes | None = None,
+    ) -> asyncio.Future[VersionInfo]:
+        return asyncio.wrap_future(self._publisher.begin(weights, archived, metrics, user_data, timeout, upload_id).future)
+
+
+class AsyncSubscriber:
+    """See `clients.Subscriber`."""
+
+    def __init__(self, subscriber: Subscriber) -> None:
+        self._subscriber = subscriber
+
+    @property
+    def model_id(self) -> str:
+        return self._subscriber.model_id
+
+    @property
+    def lag(self) -> Lag:
+        return self._subscriber.lag
+
+    def latest(self) -> Snapshot | None:
+        return self._subscriber.latest()
+
+    def load_into(self, target: object, *, strict: bool = True) -> Any:
+        return self._subscriber.load_into(target, strict=strict)
+
+    async def wait(self, timeout: float | None = None, newer_than: int | None = None) -> Snapshot:
+        snapshot = self._subscriber.latest()
+        if snapshot is None or snapshot.version.number <= (newer_than or 0):
+            snapshot = await asyncio.wrap_future(self._subscriber.newer(newer_than or 0, timeout))
+        return self._subscriber.hand_out(snapshot)
+
+    async def __aiter__(self) -> AsyncIterator[Snapshot]:
+        last = 0
+        while True:
+            snapshot = await self.wait(newer_than=last)
+            last = snapshot.version.number
+            yield snapshot
+
+    def every(self) -> AsyncEvery:
+        return AsyncEvery(self._subscriber.every())
+
+    def stats(self) -> SubscriberStats:
+        return self._subscriber.stats()
+
+    async def close(self) -> None:
+        self._subscriber.close()
+
+    async def __aenter__(self) -> AsyncSubscriber:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+
+class AsyncEvery(AsyncIterator[Snapshot]):
+    """See `clients.subscriber.Every`. A task that is cancelled while it waits misses nothing."""
+
+    def __init__(self, every: Every) -> None:
+        self._every = every
+
+    async def __anext__(self) -> Snapshot:
+        future = self._every.following()
+        try:
+            snapshot = await asyncio.wrap_future(future)
+        except asyncio.CancelledError:
+            raise
+        except BaseException:
+            self._every.answered(future)
+            raise
+        self._every.answered(future)
+        return self._every.hand_out(snapshot)
+
+
+class AsyncStoredVersion:
+    """See `clients.StoredVersion`."""
+
+    def __init__(self, calls: Calls, info: VersionInfo) -> None:
+        self._calls = calls
+        self.info = info
+
+    async def read(self, *, timeout: float = READ_TIMEOUT) -> memoryview:
+        return view_of_array(await self._read(timeout))
+
+    async def tensors(self, *, timeout: float = READ_TIMEOUT) -> codec.Tensors:
+        return codec.decode(await self._read(timeout), self.info.content_type)
+
+    async def tree(self, like: object = None, *, timeout: float = READ_TIMEOUT) -> Any:
+        return (await self.tensors(timeout=timeout)).tree(like)
+
+    async def download(self, path: str | Path, *, progress: Progress | None = None, timeout: float = READ_TIMEOUT) -> Path:
+        payload = await self._read(timeout, progress)
+        return await asyncio.to_thread(files.write, payload, self.info.content_type, Path(path))
+
+    async def _read(self, timeout: float, progress: Progress | None = None) -> Bytes:
+        fetch = self._calls.read(self.info, timeout)
+        return await _watched(fetch.future, progress, lambda: fetch.received, self.info.size)
+
+
+class AsyncRegistry:
+    """See `clients.Registry`."""
+
+    def __init__(self, calls: Calls) -> None:
+        self._calls = calls
+
+    async def create(
+        self,
+        model_id: str,
+        *,
+        user_data: Mapping[str, str] | None = None,
+        tags: Mapping[str, str] | None = None,
+        exist_ok: bool = False,
+    ) -> ModelInfo:
+        return await asyncio.wrap_future(self._calls.create(model_id, user_data, tags, exist_ok=exist_ok))
+
+    async def model(self, model_id: str) -> ModelInfo:
+        return await asyncio.wrap_future(self._calls.model(model_id))
+
+    async def update(self, model_id: str, user_data: Mapping[str, str]) -> ModelInfo:
+        return await asyncio.wrap_future(self._calls.update(model_id, user_data))
+
+    async def delete_model(self, model_id: str, *, force: bool = False) -> None:
+        await asyncio.wrap_future(self._calls.delete_model(model_id, force=force))
+
+    async def models(self) -> AsyncIterator[ModelInfo]:
+        after = None
+        while True:
+            page, after = await asyncio.wrap_future(self._calls.models(after))
+            for model in page:
+                yield model
+            if after is None:
+                return
+
+    async def versions(self, model_id: str) -> AsyncIterator[VersionInfo]:
+        after = None
+        while True:
+            page, after = await asyncio.wrap_future(self._calls.versions(model_id, after))
+            for version in page:
+                yield version
+            if after is None:
+                return
+
+    async def get(self, model_id: str, ref: Ref = -1) -> AsyncStoredVersion:
+        return AsyncStoredVersion(self._calls, await asyncio.wrap_future(self._calls.get(model_id, ref)))
+
+    async def best(self, model_id: str, metric: str, *, mode: str = "max") -> AsyncStoredVersion:
+        return AsyncStoredVersion(self._calls, await asyncio.wrap_future(self._calls.best(model_id, metric, mode)))
+
+    async def archive(self, model_id: str, ref: Ref = -1) -> VersionInfo:
+        return await asyncio.wrap_future(self._calls.archive(model_id, ref))
+
+    async def delete(self, model_id: str, ref: Ref, *, force: bool = False) -> None:
+        await asyncio.wrap_future(self._calls.delete(model_id, ref, force=force))
+
+    async def add_metrics(self, model_id: str, ref: Ref, metrics: Mapping[str, Any]) -> VersionInfo:
+        return await asyncio.wrap_future(self._calls.add_metrics(model_id, ref, metrics))
+
+    async def set_tags(self, model_id: str, tags: Mapping[str, str | None], *, ref: Ref | None = None) -> ModelInfo | VersionInfo:
+        if ref is None:
+            return await asyncio.wrap_future(self._calls.tag_model(model_id, tags))
+        return await asyncio.wrap_future(self._calls.tag_version(model_id, ref, tags))
+
+    async def set_alias(self, model_id: str, alias: str, ref: Ref | None, *, expect: int | None = None) -> ModelInfo:
+        return await asyncio.wrap_future(self._calls.set_alias(model_id, alias, ref, expect))
+
+    async def stats(self) -> Mapping[str, float]:
+        return await asyncio.wrap_future(self._calls.stats())
+
+
+async def _watched(future: Future[T], progress: Progress | None, done: Callable[[], int], size: int) -> T:
+    """What comes of the future; until then `progress` is told how far it is, now and then."""
+    waiting = asyncio.wrap_future(future)
+    while progress is not None and not (await asyncio.wait([waiting], timeout=LOOK))[0]:
+        progress(done(), size)
+    found = await waiting
+    if progress is not None:
+        progress(size, size)
+    return found

@@ -1,0 +1,180 @@
+"""Publishing: a snapshot of the weights, taken while it is sent."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from concurrent.futures import wait as wait_for
+from dataclasses import fields
+from typing import Any
+
+import xxhash
+
+from broadcaster.protocol.errors import Aborted, InvalidRequest, PayloadTooLarge
+from broadcaster.protocol.limits import INLINE, MAX_PAYLOAD
+from broadcaster.protocol.messages import Begin, Publish
+from broadcaster.protocol.names import check_name
+from broadcaster.protocol.version import VersionInfo
+from clients import codec
+from clients._checks import check_annotations, check_metrics, check_timeout, check_user_data
+from clients._driver import futures
+from clients._driver.loop import Driver
+from clients._driver.uploading import ChunkedUpload, InlineUpload, Upload
+from clients._line import Line
+from clients.buffers import view_of
+
+TIMEOUT = 30.0
+"""Seconds that a publication may take, unless told otherwise."""
+TELL = 2 << 20
+"""Bytes copied between two words to the I/O thread: few enough that it starts soon, enough that it does not disturb the
+copying."""
+LOOK = 0.1
+"""Seconds between two looks at how far an upload is, for `progress`."""
+
+Progress = Callable[[int, int], None]
+
+
+class Publisher:
+    """Publishes versions of one model, in the order of the calls. May be used by several threads.
+
+    Its memory is one payload's, kept and used again; calling `publish_nowait` while an upload is under way takes a second one.
+    """
+
+    def __init__(self, driver: Driver, namespace: str, model_id: str) -> None:
+        self._driver = driver
+        self._namespace = namespace
+        self.model_id = check_name("model", model_id)
+        self.keeps: object = None
+        """What is to live as long as this: the client, which is closed when nothing refers to it."""
+        self._cache = codec.LayoutCache()
+        self._line = Line(driver)
+        self._one_snapshot = threading.Lock()
+
+    def publish(
+        self,
+        weights: object,
+        *,
+        archived: bool = False,
+        metrics: Mapping[str, Any] | None = None,
+        user_data: Mapping[str, str] | None = None,
+        timeout: float = TIMEOUT,
+        upload_id: bytes | None = None,
+        progress: Progress | None = None,
+    ) -> VersionInfo:
+        """Makes `weights` the newest version, and returns what is known of it once it is as durable as asked.
+
+        `weights` is a tree of numpy, torch or jax arrays, bytes, or the Path of a file or directory. They are copied before this
+        returns. `archived` keeps the version on disk for ever. `metrics` maps names to single numbers, `user_data` text to text.
+        `progress` is told bytes done and in all, now and then. A retry with the same `upload_id` (16 bytes) makes no second
+        version.
+
+        Raises InvalidPayload, InvalidRequest, PayloadTooLarge, BudgetExceeded, NoSpace, StoreError, AccessDenied; RequestTimeout
+        when the outcome is not known after `timeout` seconds: then a retry with the same `upload_id` is safe.
+        """
+        upload = self.begin(weights, archived, metrics, user_data, timeout, upload_id)
+        while progress is not None and not wait_for([upload.future], LOOK).done:
+            progress(upload.acknowledged, upload.begin.size)
+        version = futures.wait(upload.future, f"publishing {self.model_id}", timeout)
+        if progress is not None:
+            progress(version.size, version.size)
+        return version
+
+    def publish_nowait(
+        self,
+        weights: object,
+        *,
+        archived: bool = False,
+        metrics: Mapping[str, Any] | None = None,
+        user_data: Mapping[str, str] | None = None,
+        timeout: float = TIMEOUT,
+        upload_id: bytes | None = None,
+    ) -> Future[VersionInfo]:
+        """As `publish`, but returns once the weights are copied, with a future of what `publish` returns or raises.
+
+        While one upload is under way one more waits for it. A newer one takes the place of that, whose future then raises
+        VersionSuperseded. The future cannot be cancelled.
+        """
+        return self.begin(weights, archived, metrics, user_data, timeout, upload_id).future
+
+    def begin(
+        self,
+        weights: object,
+        archived: bool,
+        metrics: Mapping[str, Any] | None,
+        user_data: Mapping[str, str] | None,
+        timeout: float,
+        upload_id: bytes | None,
+    ) -> Upload:
+        """The upload of a snapshot of the weights, which is complete when this returns."""
+        self._driver.check()
+        deadline = time.monotonic() + check_timeout(timeout)
+        upload_id = os.urandom(16) if upload_id is None else bytes(upload_id)
+        if len(upload_id) != 16:
+            raise InvalidRequest(field="upload_id", reason=f"must be 16 bytes, not {len(upload_id)}")
+        numbers, texts = check_metrics(metrics), check_user_data(user_data)
+        check_annotations(user_data=texts, metrics=numbers)
+        plan = codec.plan(weights, self._cache)
+        self._check_size(plan.size)
+        begin = Begin(
+            request_id=os.urandom(16),
+            namespace=self._namespace,
+            model_id=self.model_id,
+            upload_id=upload_id,
+            size=plan.size,
+            archived=bool(archived),
+            content_type=plan.content_type,
+            user_data=texts,
+            metrics=numbers,
+            creation_timestamp=time.time_ns(),
+        )
+        with self._one_snapshot:
+            return (self._inline if plan.size <= INLINE else self._chunked)(begin, plan, deadline, timeout)
+
+    def _check_size(self, size: int) -> None:
+        welcome = self._driver.welcome
+        limit = welcome.limits.get("max_payload", MAX_PAYLOAD) if welcome is not None else MAX_PAYLOAD
+        if size > min(limit, MAX_PAYLOAD):
+            raise PayloadTooLarge(model_id=self.model_id, size=size, limit=min(limit, MAX_PAYLOAD), what="the broadcaster's")
+
+    def _inline(self, begin: Begin, plan: codec.Plan, deadline: float, timeout: float) -> Upload:
+        payload = bytearray(plan.size)
+        plan.copy_into(memoryview(payload), lambda filled: None)
+        given = {field.name: getattr(begin, field.name) for field in fields(begin)}
+        message = Publish(**given, digest=xxhash.xxh3_128_hexdigest(payload))
+        upload = InlineUpload(message, payload, self._driver.send_upload, self._line.ended, deadline, timeout)
+        if not self._line.begin(upload, None):
+            self._line.queue(upload)
+        return upload
+
+    def _chunked(self, begin: Begin, plan: codec.Plan, deadline: float, timeout: float) -> Upload:
+        memory = self._line.memory(plan.size)
+        view = view_of(memory, plan.size)
+        upload = ChunkedUpload(begin, view, self._driver.send_upload, self._line.ended, deadline, timeout)
+        self._line.begin(upload, memory)  # Its word is on the way, and its chunks follow while they are being copied.
+        try:
+            self._copy(upload, plan, view)
+        except BaseException as error:
+            aborted = Aborted(model_id=self.model_id, reason=f"the weights could not be copied: {type(error).__name__}")
+            self._driver.post(lambda now: upload.fail(aborted))
+            raise
+        self._line.queue(upload)
+        return upload
+
+    def _copy(self, upload: ChunkedUpload, plan: codec.Plan, view: memoryview) -> None:
+        """Copies and hashes piece by piece, while the bytes are warm, and tells the I/O thread how far it is."""
+        digest, hashed, told, post = xxhash.xxh3_128(), 0, 0, self._driver.post
+
+        def filled(size: int) -> None:
+            nonlocal hashed, told
+            digest.update(view[hashed:size])
+            hashed = size
+            if size - told >= TELL:
+                told = size
+                post(lambda now: upload.filled(size, now))
+
+        plan.copy_into(view, filled)
+        found = digest.hexdigest()
+        post(lambda now: upload.finish(found, now))

@@ -1,0 +1,207 @@
+"""Following a model: the newest version at a glance, or each in order."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+import weakref
+from collections.abc import Iterator
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any
+
+from broadcaster.protocol.errors import Closed, LocalProtocolError, TransportError
+from clients._checks import check_timeout
+from clients._driver import futures
+from clients._driver.feed import Feed, Waiter
+from clients._driver.listing import Listing
+from clients._driver.loop import Driver
+from clients._process import HERE
+from clients.snapshot import Snapshot
+
+
+@dataclass(frozen=True, slots=True)
+class Lag:
+    """How far a subscriber's user is behind: `versions` newer than the last one handed out were heard of, the first of them
+    `seconds` ago (0 and 0.0 when none)."""
+
+    versions: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class SubscriberStats:
+    """`versions` became visible; `gaps` events were missed and `repaired` versions completed by reading; `bytes` of payload came
+    in; `delivery` is how they come (`chunks` over the push channel)."""
+
+    versions: int
+    gaps: int
+    repaired: int
+    bytes: int
+    delivery: str = "chunks"
+
+
+class Subscriber:
+    """Follows one model, which need not exist yet. Subscribers of the same model in one client share what they receive.
+
+    Memory: the newest version and the one on its way; each older snapshot that the user keeps costs one more, and so does a
+    version that `every` reads.
+    """
+
+    def __init__(self, driver: Driver, feed: Feed, *, every: bool = False) -> None:
+        self._driver = driver
+        self._feed = feed
+        self._leave = weakref.finalize(self, driver.leave, feed)
+        self._leave.atexit = False
+        self.keeps: object = None
+        """What is to live as long as this: the client, which is closed when nothing refers to it."""
+        self._closed = False
+        self._handed: Snapshot | None = None
+        self._loaded = 0
+        self._listings: list[Listing] = []
+        self._listed = self._list() if every else None
+
+    @property
+    def model_id(self) -> str:
+        return self._feed.model_id
+
+    # --- the newest ------------------------------------------------------------------------------------------------
+
+    def latest(self) -> Snapshot | None:
+        """The newest complete version, or None while there is none. Never waits, makes no system call, takes no lock."""
+        if self._closed or self._driver.pid != HERE.pid or self._driver.ended is not None:
+            self.check()
+        snapshot = self._handed = self._feed.snapshot
+        return snapshot
+
+    def wait(self, timeout: float | None = None, newer_than: int | None = None) -> Snapshot:
+        """The newest version, once there is one, or one with a number above `newer_than`. Raises RequestTimeout after `timeout`
+        seconds."""
+        snapshot = self.latest()
+        if snapshot is None or snapshot.version.number <= (newer_than or 0):
+            snapshot = futures.wait(self.newer(newer_than or 0, timeout), f"waiting for a version of {self.model_id}", timeout)
+        return self.hand_out(snapshot)
+
+    def hand_out(self, snapshot: Snapshot) -> Snapshot:
+        """Notes that the user has it now: `lag` counts from there."""
+        self._handed = snapshot
+        return snapshot
+
+    def newer(self, newer_than: int, timeout: float | None) -> Future[Snapshot]:
+        """A future of the newest version once its number is above `newer_than`; RequestTimeout after `timeout` seconds."""
+        self.check()
+        until = None if timeout is None else time.monotonic() + check_timeout(timeout)
+        waiter = Waiter(futures.new(), newer_than, until, timeout, id(self))
+        self._driver.post(lambda now: self._feed.wait(waiter))
+        return waiter.future
+
+    def load_into(self, target: object, *, strict: bool = True) -> Any:
+        """Copies the newest version's tensors into `target`, as `Snapshot.load_into` does, and returns what that returns.
+
+        None when there is no version newer than the last one loaded with this method. Never waits.
+        """
+        snapshot = self.latest()
+        if snapshot is None or snapshot.version.number <= self._loaded:
+            return None
+        loaded = snapshot.load_into(target, strict=strict)
+        self._loaded = snapshot.version.number
+        return loaded
+
+    def __iter__(self) -> Iterator[Snapshot]:
+        """The newest version, then the newest after that one, and so on: each at most once, those between are skipped."""
+        last = 0
+        while True:
+            snapshot = self.wait(newer_than=last)
+            last = snapshot.version.number
+            yield snapshot
+
+    # --- each ------------------------------------------------------------------------------------------------------
+
+    def every(self) -> Every:
+        """Iterates over every version in order: the newest that is there now, then all that are published from now on.
+
+        Raises VersionEvicted for one that is gone before it was read, naming it; going on with the same iterator brings the next.
+        """
+        self.check()
+        listing, self._listed = self._listed or self._list(), None
+        return Every(self, self._driver, listing)
+
+    def _list(self) -> Listing:
+        listing = Listing(self._feed)
+        self._driver.post(lambda now: self._feed.list_every(listing))
+        self._listings.append(listing)
+        return listing
+
+    # --- how it is -------------------------------------------------------------------------------------------------
+
+    @property
+    def lag(self) -> Lag:
+        """How far the user is behind, counted from the last version that was handed out."""
+        heard = list(self._feed.heard)
+        have = self._handed.version.number if self._handed is not None else 0
+        newer = [item for item in heard if item.version.number > have]
+        if not newer:
+            return Lag(0, 0.0)
+        before = have or newer[0].version.number - 1
+        return Lag(newer[-1].version.number - before, max(0.0, time.monotonic() - newer[0].at))
+
+    def stats(self) -> SubscriberStats:
+        """What came so far, over all subscribers of this model in this client."""
+        feed = self._feed
+        return SubscriberStats(feed.versions, feed.follower.gaps, feed.follower.repaired, feed.received)
+
+    def close(self) -> None:
+        """Follows no more; who waits gets Closed. Snapshots stay valid. May be called twice."""
+        if self._closed or self._driver.pid != HERE.pid:
+            return
+        self._closed = True
+        closed = Closed(what=f"the subscriber of {self.model_id}")
+        with contextlib.suppress(TransportError, LocalProtocolError):  # The client has ended already, and with it all of this.
+            self._driver.post(lambda now: self._feed.dismiss(id(self), self._listings, closed))
+            self._leave()
+
+    def check(self) -> None:
+        """Raises what is wrong: ForkError, Closed, or what ended the client."""
+        self._driver.check()
+        if self._closed:
+            raise Closed(what=f"the subscriber of {self.model_id}")
+
+    def __enter__(self) -> Subscriber:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class Every(Iterator[Snapshot]):
+    """Every version of a model in order, from the newest at the time it was made."""
+
+    def __init__(self, subscriber: Subscriber, driver: Driver, listing: Listing) -> None:
+        self._subscriber = subscriber
+        self._driver = driver
+        self._listing = listing
+        self._asked: Future[Snapshot] | None = None
+
+    def __next__(self) -> Snapshot:
+        future = self.following()
+        try:
+            return self.hand_out(futures.wait(future, "the next version", None))
+        finally:
+            self.answered(future)
+
+    def following(self) -> Future[Snapshot]:
+        """A future of the next version; the same one until it was `answered`, so that who gives up waiting misses nothing."""
+        self._subscriber.check()
+        if self._asked is None:
+            asked: Future[Snapshot] = futures.new()
+            self._asked = asked
+            self._driver.post(lambda now: self._listing.take(asked))
+        return self._asked
+
+    def hand_out(self, snapshot: Snapshot) -> Snapshot:
+        return self._subscriber.hand_out(snapshot)
+
+    def answered(self, future: Future[Snapshot]) -> None:
+        """What came of the future has been told, if anything came."""
+        if future.done():
+            self._asked = None

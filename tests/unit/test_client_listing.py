@@ -1,0 +1,151 @@
+"""Every version in order, out of the queue of one reader: nothing lost, nothing twice, holes named."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+
+import pytest
+
+from broadcaster.protocol.errors import BroadcasterError, RequestTimeout, UnknownVersion, VersionEvicted
+from broadcaster.protocol.version import VersionInfo
+from clients._driver import futures
+from clients._driver import listing as module
+from clients._driver.listing import Listing
+from clients.buffers import array_of
+from clients.snapshot import Snapshot
+
+
+def version(number: int) -> VersionInfo:
+    return VersionInfo(namespace="default", model_id="policy", number=number, size=3, digest="", creation_timestamp=0)
+
+
+class Shelf:
+    """What can be fetched: a dict of numbers, and errors for some."""
+
+    model_id = "policy"
+
+    def __init__(self, *numbers: int) -> None:
+        self.numbers = list(numbers)
+        self.newest: int | None = None
+        self.errors: dict[int, BroadcasterError] = {}
+        self.fetched: list[int] = []
+        self.asked: list[tuple[int, Callable[[Sequence[VersionInfo]], None]]] = []
+
+    def at_hand(self, number: int) -> Snapshot | None:
+        return self.snapshot_of(version(number), b"abc") if number == self.newest else None
+
+    def snapshot_of(self, info: VersionInfo, payload: bytes) -> Snapshot:
+        return Snapshot(info, array_of(payload))
+
+    def fetch(self, info: VersionInfo) -> Future[Snapshot]:
+        self.fetched.append(info.number)
+        if info.number in self.errors:
+            return futures.failed(self.errors.pop(info.number))
+        found: Future[Snapshot] = futures.new()
+        found.set_result(self.snapshot_of(info, b"abc"))
+        return found
+
+    def list_after(self, number: int, then: Callable[[Sequence[VersionInfo]], None]) -> None:
+        self.asked.append((number, then))
+
+
+def take(listing: Listing) -> Future[int]:
+    future: Future[Snapshot] = futures.new()
+    listing.take(future)
+    return future  # type: ignore[return-value]
+
+
+def number(future: Future[int]) -> int:
+    return future.result(0).version.number  # type: ignore[attr-defined]
+
+
+def test_versions_come_in_order_each_once() -> None:
+    listing = Listing(Shelf())
+    for one in (3, 4, 4, 3, 5):
+        listing.add(version(one), None)
+    assert [number(take(listing)) for _ in range(3)] == [3, 4, 5]
+    assert not take(listing).done()
+
+
+def test_who_waits_gets_the_next_one_when_it_comes() -> None:
+    listing = Listing(Shelf())
+    waiting = take(listing)
+    listing.add(version(1), b"abc")
+    assert not waiting.done()
+    listing.serve()
+    assert number(waiting) == 1
+
+
+def test_what_is_at_hand_is_not_fetched() -> None:
+    shelf = Shelf()
+    shelf.newest = 2
+    listing = Listing(shelf)
+    listing.add(version(1), b"xyz")
+    listing.add(version(2), None)
+    listing.add(version(3), None)
+    assert [number(take(listing)) for _ in range(3)] == [1, 2, 3]
+    assert shelf.fetched == [3]
+
+
+def test_small_payloads_beyond_the_budget_are_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "INLINE_BUDGET", 5)
+    shelf = Shelf()
+    listing = Listing(shelf)
+    for one in (1, 2, 3):
+        listing.add(version(one), b"xyz")
+    assert [number(take(listing)) for _ in range(3)] == [1, 2, 3]
+    assert shelf.fetched == [2, 3]
+    listing.add(version(4), b"xyz")
+    assert number(take(listing)) == 4 and shelf.fetched == [2, 3]
+
+
+def test_an_evicted_version_is_named_and_the_next_one_follows() -> None:
+    shelf = Shelf()
+    shelf.errors[1] = VersionEvicted(model_id="policy", number=1)
+    shelf.errors[2] = UnknownVersion(model_id="policy", number=2)
+    listing = Listing(shelf)
+    for one in (1, 2, 3):
+        listing.add(version(one), None)
+    for gone in (1, 2):
+        with pytest.raises(VersionEvicted) as told:
+            take(listing).result(0)
+        assert told.value.number == gone
+    assert number(take(listing)) == 3
+
+
+def test_a_version_that_could_not_be_read_in_time_is_next_again() -> None:
+    shelf = Shelf()
+    shelf.errors[1] = RequestTimeout(what="reading", timeout=1)
+    listing = Listing(shelf)
+    listing.add(version(1), None)
+    with pytest.raises(RequestTimeout):
+        take(listing).result(0)
+    assert number(take(listing)) == 1
+
+
+def test_a_hole_is_named_once_and_filled_with_what_is_still_there() -> None:
+    shelf = Shelf()
+    listing = Listing(shelf)
+    listing.add(version(3), b"abc")
+    assert number(take(listing)) == 3
+    listing.hole()
+    listing.hole()
+    listing.add(version(9), b"abc")  # Published while the question was under way.
+    waiting = take(listing)
+    ((after, then),) = shelf.asked
+    assert after == 3
+    then([version(6), version(8), version(9)])
+    with pytest.raises(VersionEvicted) as told:
+        waiting.result(0)
+    assert (told.value.number, told.value.until) == (4, 5)
+    assert [number(take(listing)) for _ in range(3)] == [6, 8, 9]
+
+
+def test_a_hole_in_which_nothing_is_missing_is_not_told() -> None:
+    shelf = Shelf()
+    listing = Listing(shelf)
+    listing.add(version(3), b"abc")
+    listing.hole()
+    shelf.asked[0][1]([version(4)])
+    assert [number(take(listing)) for _ in range(2)] == [3, 4]
