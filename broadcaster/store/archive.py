@@ -127,7 +127,7 @@ class Archive:
         """
         try:
             with self._writing("archiving", info.size):
-                if (kept := self._kept_already(info)) is not None:
+                if (kept := self._kept(info)) is not None and self._is_whole(kept):
                     return kept
             if len(view) != info.size:
                 raise SizeMismatch(model_id=info.model_id, size=info.size, found=f"the payload has {len(view)}")
@@ -280,16 +280,14 @@ class Archive:
                 reason=f"the payload's digest is {staged.digest}, not {info.digest}",
                 hint="Publish it again.",
             )
-        if (kept := self._kept_already(info)) is not None:
+        if (kept := self._kept(info)) is not None and self._is_whole(kept):
             return kept
-        version = ArchivedVersion(
+        version = kept or ArchivedVersion(
             info=replace(info, archived=True, sha256=staged.sha256),
             upload_id=upload_id,
             epoch=epoch,
             chunk_digests=staged.chunk_digests,
         )
-        for damaged in self._index.versions(key_of(info.namespace, info.model_id), info.number):
-            version = damaged  # only its blob is wrong: the one just staged takes its place
         if not self._index.has_model(key_of(info.namespace, info.model_id)):
             made = ModelInfo(namespace=info.namespace, model_id=info.model_id, creation_timestamp=info.creation_timestamp)
             self._store_model(made)
@@ -297,13 +295,16 @@ class Archive:
         self._reader.heal(staged.commit())
         return self._store(version)
 
-    def _kept_already(self, info: VersionInfo) -> ArchivedVersion | None:
+    def _kept(self, info: VersionInfo) -> ArchivedVersion | None:
         for version in self._index.versions(key_of(info.namespace, info.model_id), info.number):
-            if (version.info.digest, version.info.size) != (info.digest, info.size):
-                raise AlreadyExists(model_id=info.model_id, what=f"version {info.number} with another payload")
-            if not self._reader.is_bad(version.sha256) and self._blobs.size(version.sha256) == info.size:
+            if (version.info.digest, version.info.size) == (info.digest, info.size):
                 return version
+            raise AlreadyExists(model_id=info.model_id, what=f"version {info.number} with another payload")
         return None
+
+    def _is_whole(self, version: ArchivedVersion) -> bool:
+        # As far as is known. A blob that is not gets a new one when the payload is kept again.
+        return not self._reader.is_bad(version.sha256) and self._blobs.size(version.sha256) == version.info.size
 
     def _store(self, version: ArchivedVersion) -> ArchivedVersion:
         stamp = self._manifests.put_version(version)

@@ -181,18 +181,18 @@ class Metadata:
     def versions(self, key: str | None = None, number: int | None = None) -> list[ArchivedVersion]:
         """All archived versions in order, or those of one model, or one of them."""
         with self._transaction() as connection:
+            query = sa.select(_versions, _models.c.namespace, _models.c.model_id).join(_models, _models.c.id == _versions.c.model)
+            query = _narrowed(query, _versions, key, number).order_by(_versions.c.model, _versions.c.number)
+            if not (rows := connection.execute(query).all()):
+                return []
             metrics: dict[tuple[int, int], dict[str, float]] = defaultdict(dict)
             for row in connection.execute(_of(_metrics, key, number)):
                 metrics[row.model, row.number][row.name] = math.nan if row.value is None else row.value
             tags: dict[tuple[int, int], dict[str, str]] = defaultdict(dict)
             for row in connection.execute(_of(_tags, key, number)):
                 tags[row.model, row.number][row.name] = row.value
-            query = sa.select(_versions, _models.c.namespace, _models.c.model_id).join(_models, _models.c.id == _versions.c.model)
-            query = _narrowed(query, _versions, key, number).order_by(_versions.c.model, _versions.c.number)
-            return [
-                _version(row, metrics.get((row.model, row.number), {}), tags.get((row.model, row.number), {}))
-                for row in connection.execute(query)
-            ]
+        owners = [(row.model, row.number) for row in rows]
+        return [_version(row, metrics.get(owner, {}), tags.get(owner, {})) for row, owner in zip(rows, owners, strict=True)]
 
     def stamps(self) -> dict[str, dict[int, str]]:
         """Per model key: number of version -> stamp of its manifest; number 0 is the model's own."""
