@@ -67,6 +67,7 @@ class Settings(BaseSettings):
     @field_validator("host")
     @classmethod
     def _loopback_unless_insecure(cls, host: str, info: ValidationInfo) -> str:
+        host = "0.0.0.0" if host == "*" else host  # ZeroMQ's own word for it is no address that anybody can connect to.
         if info.data.get("insecure") is False and not is_loopback(host):
             raise ValueError(
                 f"{host} can be reached over the network, and everyone who reaches it may read and write: "

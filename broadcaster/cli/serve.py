@@ -53,7 +53,7 @@ def serve(config: str | None, **flags: Any) -> None:
         stop.listen()
         code = _serve(flags, Path(config) if config else None, stop)
     except Stopped:
-        code = Exit.OK
+        os._exit(Exit.OK)  # Whatever had been opened half is the kernel's to close.
     click.get_current_context().exit(code)
 
 
@@ -97,7 +97,11 @@ def _serve(flags: dict[str, Any], file: Path | None, stop: Stop) -> Exit:
     settings = load_settings(flags, file)
     start_logging(settings.log_level)
     _forget_stale(settings.ready_file)
-    core = Core(_options(settings))
+    try:
+        core = Core(_options(settings))
+    except Stopped:
+        _forget_ours(settings.ready_file)
+        raise
     try:
         stop.stops(core)
         _announce(settings, core)
