@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import inspect
 import os
 import signal
 import socket
+import sys
 import threading
 import time
 import traceback
+import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from pathlib import Path
@@ -658,3 +661,112 @@ def test_a_call_to_a_broadcaster_that_is_gone_ends_with_its_timeout(face: Connec
         assert 1.0 <= time.monotonic() - started < 5
         broadcaster.start()
         assert publisher.publish(weights(2, LARGE)).number > 1
+
+
+# --- one client, and what must not touch others ----------------------------------------------------------------------
+
+
+def test_looking_at_the_newest_version_calls_nothing(broadcaster: BroadcasterProcess, model: str) -> None:
+    """No call, so no system call and no lock: only attributes are read."""
+    with connect(broadcaster.url) as client:
+        subscriber = client.subscriber(model)
+        client.publisher(model).publish(weights(1))
+        subscriber.wait(timeout=10)
+        events: list[str] = []
+        sys.setprofile(lambda frame, event, argument: events.append(event))
+        subscriber.latest()
+        sys.setprofile(None)
+    assert events == ["call", "return", "c_call"], events  # The last is setprofile itself.
+
+
+def test_a_bug_in_the_io_thread_fails_what_is_pending_and_all_that_comes(
+    broadcaster: BroadcasterProcess, model: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with connect(broadcaster.url) as client:
+        subscriber = client.subscriber(model)
+        pending = subscriber.newer(0, None)
+        client._driver.post(lambda now: 1 // 0)  # type: ignore[arg-type,return-value]
+        with pytest.raises(clients.LocalProtocolError, match="I/O thread ended: ZeroDivisionError") as told:
+            pending.result(10)
+        assert isinstance(told.value.__cause__, ZeroDivisionError)
+        for call in (subscriber.latest, lambda: client.registry.model(model), lambda: client.publisher(model)):
+            with pytest.raises(clients.LocalProtocolError, match="ZeroDivisionError"):
+                call()
+    assert "the I/O thread ended" in caplog.text
+
+
+def test_messages_that_break_the_rules_are_dropped(tmp_path: Path) -> None:
+    """A peer that answers nonsense, then the truth."""
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    router = context.socket(zmq.ROUTER)
+    port = router.bind_to_random_port("tcp://127.0.0.1")
+
+    def serve() -> None:
+        peer, envelope, *frames = router.recv_multipart()
+        hello = decode(frames)
+        assert isinstance(hello, Hello)
+        nonsense = [[b"x"], [b""], [b"", b""], [b"", b"", b"short"], [b"", b"", bytes(64), b"x"], [b"", b"what", b"\x80"]]
+        nonsense += [[b"", b"welcome", b"\xc1"], [b"", b"welcome"], [b"", b"error", b"\x80"], [b"", b"", b"\xc4K\1" + bytes(61)]]
+        for frames in nonsense:
+            router.send_multipart([peer, *frames])
+        welcome = Welcome(
+            request_id=hello.request_id, protocol=1, epoch=1, offset=0, server_version="9", endpoints={"upload": 1, "push": 1}
+        )
+        router.send_multipart([peer, envelope, *encode(welcome)])
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    with connect(f"tcp://127.0.0.1:{port}") as client:
+        assert client.server_version == "9" and client._driver.strange >= 8
+    thread.join()
+    router.close(linger=0)
+    context.term()
+
+
+def test_a_client_that_nothing_refers_to_is_closed(broadcaster: BroadcasterProcess, model: str) -> None:
+    subscriber = connect(broadcaster.url).subscriber(model)
+    subscriber.keeps = subscriber.keeps
+    client = weakref.ref(subscriber.keeps)  # type: ignore[call-overload]
+    driver = subscriber._driver
+    gc.collect()
+    assert driver.ended is None and client() is not None
+    del subscriber
+    gc.collect()
+    assert isinstance(driver.ended, clients.Closed)
+
+
+def test_threads_may_share_a_client(broadcaster: BroadcasterProcess, model: str) -> None:
+    wrong: list[BaseException] = []
+    with connect(broadcaster.url) as client:
+
+        def work(index: int) -> None:
+            try:
+                publisher, subscriber = client.publisher(f"{model}{index}"), client.subscriber(f"{model}{index}")
+                for value in range(10):
+                    number = publisher.publish(weights(value, 30_000)).number
+                    snapshot = subscriber.wait(timeout=20, newer_than=number - 1)
+                    assert snapshot.version.number == number and (snapshot.tensors["a"] == value).all()
+            except BaseException as error:
+                wrong.append(error)
+
+        threads = [threading.Thread(target=work, args=(index,)) for index in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert wrong == []
+
+
+async def test_a_cancelled_task_misses_no_version(broadcaster: BroadcasterProcess, model: str) -> None:
+    async with clients.aio.connect(broadcaster.url) as client:
+        publisher, every = client.publisher(model), client.subscriber(model, every=True).every()
+        await publisher.publish(weights(0))
+        assert (await anext(every)).version.number == 1
+        waiting = asyncio.ensure_future(anext(every))
+        await asyncio.sleep(0)
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        for value in (1, 2):
+            await publisher.publish(weights(value))
+        assert [(await anext(every)).version.number for _ in range(2)] == [2, 3]

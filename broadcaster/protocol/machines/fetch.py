@@ -81,11 +81,18 @@ class Fetcher:
 
     def placed(self, header: ChunkHeader, now: float) -> Out:
         """The bytes are where `place` said. Asks for more; DONE or FAILED once all are here."""
-        self._heard, self._patience = now, self._retry
+        self._heard = now
         self.assembly.add(self._asked.pop(header.transfer))
         if self.assembly.complete:
             self._finish()
             return []
+        return self._ask()
+
+    def came(self, now: float) -> Out:
+        """Chunks came another way: what is here is not read, nor waited for. Asks for more; DONE or FAILED once all are here."""
+        if not self.over:
+            self._heard = now
+            self._asked = {request_id: index for request_id, index in self._asked.items() if not self.assembly.has(index)}
         return self._ask()
 
     def receive(self, message: Message, now: float) -> Out:
@@ -104,7 +111,7 @@ class Fetcher:
     def expire(self, now: float) -> Out:
         """Nothing came: ask for everything that is out again, with the same ids, so that a late answer still counts.
 
-        Each time in a row with twice the patience: a slow connection must not be filled with the same bytes again and again.
+        Each time with twice the patience: a slow connection must not be filled with the same bytes again and again.
         """
         if self.over or now < self._heard + self._patience:
             return []
@@ -117,6 +124,8 @@ class Fetcher:
         out: Out = []
         while not self.over and self._todo and len(self._asked) < self._reads:
             index = self._todo.pop()
+            if self.assembly.has(index):
+                continue
             request_id = self._make_id()
             self._asked[request_id] = index
             out.append(self._read(request_id, index))
