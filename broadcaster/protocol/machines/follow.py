@@ -213,7 +213,8 @@ class Follower:
         out: Out = []
         missed = event.epoch == self.epoch and event.previous > self.model_offset
         if event.epoch != self.epoch:
-            out += self._restarted(event.epoch, now)
+            out += self._restarted(event.epoch)
+            out += [] if self._ask_at is not None else self._ask(now)
         elif event.offset <= self.model_offset:
             return []
         if self.every:
@@ -291,7 +292,7 @@ class Follower:
             elif missed and self.every:
                 out += self._replay(now)
         else:
-            out += self._restarted(state.epoch, now)
+            out += self._restarted(state.epoch)
             self.model_offset = state.model_offset
             out += self._replay(now) if self.every else []
         version = state.newest
@@ -300,12 +301,11 @@ class Follower:
         self._learn(version)
         return out + (self._want(version, now) if payload is None else self._inline(version, payload, now))
 
-    def _restarted(self, epoch: int, now: float) -> Out:
+    def _restarted(self, epoch: int) -> Out:
         """Another life of the broadcaster: its log begins at 0, and what was published just before the end is not in it."""
         self.epoch, self.model_offset, self._listed_offset = epoch, 0, 0
         self._replay_id = self._replay_at = None
-        out: Out = [Hole(self._listed_number)] if self.every and self._listed_number else []
-        return out + ([] if self._ask_at is not None else self._ask(now))
+        return [Hole(self._listed_number)] if self.every and self._listed_number else []
 
     def _refused(self, error: Error, now: float) -> Out:
         incoming = self._incoming

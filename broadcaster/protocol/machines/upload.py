@@ -95,18 +95,14 @@ class Uploader:
             case Done():
                 self.state, self.version = UploaderState.DONE, message.version
                 return []
-            case Error() if self._is_forgotten(message):
-                return self._begin_again()
+            case Error() if _is_forgotten(message):
+                # Another life of the broadcaster got our commit: it is told of the upload, unless `begin` is on its way already.
+                return [] if self.state is UploaderState.BEGINNING else self._begin_again()
             case Error():
                 self.state = UploaderState.FAILED
                 self.error = from_wire(message.code, message.message, dict(message.facts))
                 return []
         raise RemoteProtocolError(reason=f"{message.KIND.decode()} does not belong to an upload that is {self.state.value}")
-
-    def _is_forgotten(self, error: Error) -> bool:
-        """Another life of the broadcaster got our commit: it does not know this upload, and can be told of it."""
-        unknown = error.code == InvalidRequest.code and error.facts.get("field") == "upload_id"
-        return unknown and self.state is not UploaderState.BEGINNING
 
     def abort(self, error: BroadcasterError) -> Out:
         """Gives up, because of `error`."""
@@ -178,6 +174,11 @@ class Uploader:
         if out:
             self._heard = now  # The wait for an answer begins with the last thing sent.
         return out
+
+
+def _is_forgotten(error: Error) -> bool:
+    """Whether this answers a commit of an upload that the broadcaster does not know."""
+    return error.code == InvalidRequest.code and error.facts.get("field") == "upload_id"
 
 
 class AssemblerState(Enum):

@@ -1,0 +1,176 @@
+"""The Fetcher alone: what it asks for, where bytes go, when it is over."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+
+import pytest
+import xxhash
+
+from broadcaster.protocol.assembly import Assembly
+from broadcaster.protocol.errors import BroadcasterError, Busy, DigestMismatch, RemoteProtocolError, VersionEvicted
+from broadcaster.protocol.frames import ChunkHeader
+from broadcaster.protocol.limits import CHUNK
+from broadcaster.protocol.machines.fetch import MAX_PATIENCE, Fetcher, FetcherState
+from broadcaster.protocol.messages import Deleted, Error, Message, Read
+from broadcaster.protocol.version import VersionInfo
+
+PAYLOAD = (bytes(range(251)) * (3 * CHUNK // 251 + 1))[: 3 * CHUNK] + b"the last chunk"
+COUNT = -(-len(PAYLOAD) // CHUNK)
+
+
+def ids() -> Callable[[], bytes]:
+    """1, 2, 3, ... as 16 bytes."""
+    counter = itertools.count(1)
+    return lambda: next(counter).to_bytes(16, "big")
+
+
+def id_of(number: int) -> bytes:
+    return number.to_bytes(16, "big")
+
+
+def version(payload: bytes = PAYLOAD, digest: str | None = None) -> VersionInfo:
+    digest = digest or xxhash.xxh3_128_hexdigest(payload)
+    return VersionInfo(
+        namespace="lab", model_id="policy", number=7, size=len(payload), digest=digest, creation_timestamp=1, archived=True
+    )
+
+
+def fetcher(held: tuple[int, ...] = (), *, reads: int = 2, digest: str | None = None) -> Fetcher:
+    """A fetcher of PAYLOAD that has some chunks already."""
+    assembly = Assembly(memoryview(bytearray(len(PAYLOAD))))
+    for index in held:
+        assembly.view(index)[:] = PAYLOAD[index * CHUNK : (index + 1) * CHUNK]
+        assembly.add(index)
+    return Fetcher(version(digest=digest), assembly, ids(), reads=reads)
+
+
+def read(number: int, index: int) -> Read:
+    length = min(CHUNK, len(PAYLOAD) - index * CHUNK)
+    return Read(request_id=id_of(number), namespace="lab", model_id="policy", number=7, offset=index * CHUNK, length=length)
+
+
+def answer(machine: Fetcher, number: int, index: int, now: float = 0.0) -> list[object] | None:
+    """The bytes of chunk `index` come; what the machine wants then, or None when it does not want them."""
+    data = PAYLOAD[index * CHUNK : (index + 1) * CHUNK]
+    header = ChunkHeader(id_of(number), len(PAYLOAD), index * CHUNK, len(data))
+    view = machine.place(header)
+    if view is None:
+        return None
+    view[:] = data
+    return list(machine.placed(header, now))
+
+
+def refusal(number: int, error: BroadcasterError) -> Error:
+    return Error(request_id=id_of(number), code=error.code, message=str(error), facts=error.facts)
+
+
+def test_it_asks_for_what_is_missing_and_keeps_so_many_requests_under_way() -> None:
+    machine = fetcher(held=(1,))
+    assert machine.start(0.0) == [read(1, 0), read(2, 2)]
+    assert machine.owns(id_of(1)) and not machine.owns(id_of(3))
+    assert answer(machine, 2, 2) == [read(3, 3)]
+    assert answer(machine, 1, 0) == []
+    assert machine.state is FetcherState.READING and not machine.over
+    assert answer(machine, 3, 3) == []
+    assert machine.state is FetcherState.DONE and machine.over and machine.deadline is None
+    assert bytes(machine.assembly.buffer) == PAYLOAD
+
+
+def test_a_payload_that_is_here_already_is_only_checked() -> None:
+    machine = fetcher(held=tuple(range(COUNT)))
+    assert machine.start(0.0) == []
+    assert machine.state is FetcherState.DONE
+
+
+def test_an_empty_payload_needs_no_request() -> None:
+    machine = Fetcher(version(b""), Assembly(memoryview(bytearray())), ids())
+    assert machine.start(0.0) == []
+    assert machine.state is FetcherState.DONE
+
+
+def test_an_answer_that_came_already_is_not_wanted_again() -> None:
+    machine = fetcher()
+    machine.start(0.0)
+    assert answer(machine, 1, 0) == [read(3, 2)]
+    assert answer(machine, 1, 0) is None
+    assert answer(machine, 99, 0) is None
+
+
+def test_silence_asks_again_with_the_same_ids_and_with_growing_patience() -> None:
+    machine = fetcher()
+    machine.start(10.0)
+    waits, now = [], 10.0
+    for _ in range(6):
+        assert machine.deadline is not None
+        assert machine.expire(machine.deadline - 0.001) == []
+        waits.append(machine.deadline - now)
+        now = machine.deadline
+        assert machine.expire(now) == [read(1, 0), read(2, 1)]
+    assert waits == [1.0, 2.0, 4.0, 8.0, 8.0, 8.0] and waits[-1] == MAX_PATIENCE
+    answer(machine, 1, 0, now)
+    assert machine.deadline == now + MAX_PATIENCE  # A way that was slow once is not filled with repetitions again.
+
+
+def test_an_error_instead_of_bytes_ends_the_fetch() -> None:
+    machine = fetcher()
+    machine.start(0.0)
+    assert machine.receive(refusal(9, Busy(what="x", retry_after=1)), 0.0) == []
+    assert not machine.over
+    assert machine.receive(Deleted(request_id=id_of(1)), 0.0) == []
+    assert machine.receive(refusal(1, VersionEvicted(model_id="policy", number=7)), 0.0) == []
+    assert machine.state is FetcherState.FAILED and isinstance(machine.error, VersionEvicted)
+    assert machine.deadline is None
+    assert machine.expire(100.0) == [] and answer(machine, 2, 1) is None
+    assert machine.receive(refusal(2, Busy(what="x", retry_after=1)), 0.0) == [] and isinstance(machine.error, VersionEvicted)
+    assert machine.came(1.0) == []
+
+
+def test_wrong_bytes_are_never_taken_for_the_version() -> None:
+    machine = fetcher(held=tuple(range(1, COUNT)), digest="0" * 32)
+    machine.start(0.0)
+    assert answer(machine, 1, 0) == []
+    assert machine.state is FetcherState.FAILED and isinstance(machine.error, DigestMismatch)
+    assert machine.error.facts["declared"] == "0" * 32
+
+
+@pytest.mark.parametrize(
+    ("size", "offset", "length"),
+    [
+        (len(PAYLOAD) + 1, 0, CHUNK),
+        (len(PAYLOAD), CHUNK, CHUNK),
+        (len(PAYLOAD), 1, CHUNK),
+        (len(PAYLOAD), 0, CHUNK - 1),
+        (len(PAYLOAD), 0, 0),
+    ],
+)
+def test_bytes_that_were_not_asked_for_are_refused(size: int, offset: int, length: int) -> None:
+    machine = fetcher()
+    machine.start(0.0)
+    with pytest.raises(RemoteProtocolError):
+        machine.place(ChunkHeader(id_of(1), size, offset, length))
+    assert machine.state is FetcherState.READING
+    assert answer(machine, 1, 0) == [read(3, 2)]
+
+
+def test_what_came_another_way_is_neither_read_nor_waited_for() -> None:
+    machine = fetcher()
+    machine.start(0.0)
+    for index in (0, 2):
+        machine.assembly.view(index)[:] = PAYLOAD[index * CHUNK : (index + 1) * CHUNK]
+        machine.assembly.add(index)
+    assert machine.came(0.5) == [read(3, 3)]
+    assert not machine.owns(id_of(1)) and machine.deadline == 1.5
+    assert answer(machine, 3, 3) == []
+    machine.assembly.view(1)[:] = PAYLOAD[CHUNK : 2 * CHUNK]
+    machine.assembly.add(1)
+    assert machine.came(0.6) == []
+    assert machine.state is FetcherState.DONE
+
+
+def test_other_messages_do_not_disturb_it() -> None:
+    machine = fetcher()
+    machine.start(0.0)
+    other: Message = Deleted(request_id=id_of(1))
+    assert machine.receive(other, 0.0) == [] and not machine.over
