@@ -24,7 +24,8 @@ OURS: dict[str, set[str]] = {  # room: what of ours it may import, beside itself
     **{room: {"protocol"} for room in PURE_ROOMS},
     **{room: {"protocol", "config"} for room in ROOMS - PURE_ROOMS},
     "broker": ROOMS | {"protocol", "config"},
-    "server": ROOMS | {"protocol", "config", "broker"},
+    "registry": ROOMS | {"protocol", "config", "broker"},
+    "server": ROOMS | {"protocol", "config", "broker", "registry"},
     **{front: CLIENTS for front in ("web", "cogment", "demo")},
     **{composition: ANYTHING for composition in ("supervisor", "cli", "entry", "__main__")},
 }

@@ -10,17 +10,13 @@ import time
 from pathlib import Path
 
 from broadcaster.demo import leash
-from broadcaster.protocol.errors import BroadcasterError
 
 GRACE = 1.0
 """Seconds between the friendly signal and the other one."""
 
 
-class ChildDied(BroadcasterError):
+class ChildDied(RuntimeError):
     """A process of the demo ended before its work was done."""
-
-    code = "child-died"
-    sentence = "{name} ended {how}: {last_words} (its log: {log})"
 
 
 class Family:
@@ -51,7 +47,7 @@ class Family:
         for name, child in self._children.items():
             code = child.poll()
             if code is not None and not (name == may_end and code == 0):
-                raise ChildDied(name=name, how=_how(code), last_words=self._last_words(name), log=str(self._log(name)))
+                raise ChildDied(f"{name} ended {_how(code)}: {self._last_words(name)} (its log: {self._log(name)})")
 
     def end(self) -> None:
         """Ends all children within `GRACE` and a moment; returns when none is left."""

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shlex
+import shutil
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -105,14 +108,22 @@ def conclude(options: Options, tally: Tally, finished: Finished, directory: Path
         best_size=finished.size,
         best_sha256=finished.sha256,
         archive=str(directory / "archive"),
-        serve=shlex.join(["broadcaster", "serve", "--archive-dir", str(directory / "archive")]),
-        fetch=shlex.join(["broadcaster", "fetch", MODEL, str(finished.best), "--out", str(payload)]),
+        serve=shlex.join([_command(), "serve", "--archive-dir", str(directory / "archive")]),
+        fetch=shlex.join([_command(), "fetch", MODEL, str(finished.best), "--out", str(payload)]),
         figure=str(directory / "learning-curve.png"),
         directory=str(directory),
         seed=options.seed,
         actors=options.actors,
         target=target,
     )
+
+
+def _command() -> str:
+    """The command as this user can type it: its name where the shell finds it, else where it lies beside our interpreter."""
+    beside = Path(sys.executable).with_name("broadcaster")
+    if shutil.which("broadcaster") is not None or not beside.exists():
+        return "broadcaster"
+    return os.path.relpath(beside) if beside.is_relative_to(Path.cwd()) else str(beside)
 
 
 def _figures(actor: ActorTally) -> dict[str, float | None]:

@@ -19,7 +19,7 @@ import zmq
 from rich.console import Console
 from rich.live import Live
 
-from broadcaster.demo.family import Family
+from broadcaster.demo.family import ChildDied, Family
 from broadcaster.demo.reports import ReportDesk
 from broadcaster.demo.result import Options, Result, conclude, summary
 from broadcaster.demo.table import picture
@@ -115,7 +115,7 @@ def main(options: Options, *, as_json: bool) -> int:
     except SystemExit as ended:
         print("ended by a signal: no process is left", file=sys.stderr)
         return int(ended.code or 0)
-    except BroadcasterError as error:
+    except (BroadcasterError, ChildDied) as error:
         print(f"the demo failed: {error}", file=sys.stderr)
         return 1
     print(to_json(result) if as_json else summary(result))
@@ -166,7 +166,7 @@ def _sockets() -> Iterator[str]:
 def _start_broadcaster(family: Family, directory: Path, stop: Stop) -> str:
     """Starts a broadcaster on free ports and returns its address when it serves."""
     ready = directory / "ready.json"
-    ports = [text for channel in ("upload", "push", "data", "http", "grpc") for text in (f"--{channel}-port", "0")]
+    ports = [text for channel in ("upload", "push", "data") for text in (f"--{channel}-port", "0")]
     family.start(
         "broadcaster",
         "-m",
