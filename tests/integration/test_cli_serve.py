@@ -116,6 +116,18 @@ def test_a_signal_while_it_starts_ends_it_too(tmp_path: Path) -> None:
         assert process.wait(STOP + 3) == 0, delay
 
 
+def test_a_start_that_hangs_is_ended_by_the_first_signal(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "slow.toml")  # Nobody writes to it: reading the settings takes for ever.
+    process = subprocess.Popen([*BASE, "serve", "--config", str(tmp_path / "slow.toml")], env=environment(), cwd=tmp_path)
+    try:
+        wait_for_handlers(process)
+        process.terminate()
+        assert process.wait(STOP) == 0
+    finally:
+        process.kill()
+        process.wait()
+
+
 def wait_for_handlers(process: subprocess.Popen[bytes]) -> None:
     """Returns when the process has a handler for SIGTERM."""
     deadline = time.monotonic() + 20
@@ -146,6 +158,8 @@ def test_it_serves_on_with_closed_or_broken_output(tmp_path: Path) -> None:
             assert time.monotonic() < deadline
             time.sleep(0.01)
         told = json.loads(ready.read_text())
+        if "2>&-" in redirect:  # Else a file or a socket of the broadcaster's has the number of stderr.
+            assert {os.readlink(f"/proc/{told['pids'][0]}/fd/{number}") for number in range(3)} == {os.devnull}
         done = command("publish", ROOT / "LICENSE", "--archived", url=told["data"])
         assert done.returncode == 0, done.stderr
         os.kill(told["pids"][0], signal.SIGTERM)
