@@ -15,6 +15,8 @@ from clients.codec.pieces import Bytes
 from clients.codec.source import Described
 from clients.codec.tree import Path, refuse
 
+_ALIGNMENT = 64  # bytes; where jax takes host memory without a copy
+
 
 def describe(path: Path, leaf: Any) -> Described:
     """dtype, shape and data of an array, once it is computed: a view for numpy of one in main memory, a writer for any other.
@@ -29,7 +31,7 @@ def describe(path: Path, leaf: Any) -> Described:
         refuse(path, "the array was deleted, or donated to a computation")
     if not leaf.is_fully_addressable:
         refuse(path, "the array lies partly in other processes: gather it first")
-    if all(device.platform == "cpu" for device in leaf.devices()):
+    if _in_main_memory(leaf):
         return numpy.describe(path, np.asarray(leaf))
     name, shape, _ = numpy.describe(path, np.empty((), leaf.dtype))
     return Described(name, leaf.shape, _Elsewhere(leaf))
@@ -49,17 +51,31 @@ class _Elsewhere:
 
 
 def view(root: Bytes, spec: TensorSpec) -> jax.Array:
-    """The tensor inside the payload `root` as an array on the default device: no copy where jax needs none.
+    """The tensor inside the payload `root` as an array on the default device. In main memory it is a view that keeps `root`
+    alive, or a copy where the tensor lies on no 64-byte boundary: then jax makes one.
 
     Raises InvalidPayload where jax would silently make it smaller (64 bits while jax_enable_x64 is off).
     """
-    return _checked(jnp.asarray(numpy.view(root, spec)), spec)
+    return _checked(jax.device_put(numpy.view(root, spec)), spec)
 
 
 def load(leaf: Any, root: Bytes, spec: TensorSpec) -> Any:
     """A new array with the tensor's elements, placed as `leaf` is; it shares no memory with `root`."""
-    made = jax.device_put(numpy.view(root, spec), leaf.sharding, may_alias=False)
-    return _checked(made, spec)
+    array = numpy.view(root, spec)
+    return _checked(jax.device_put(_own(array) if _in_main_memory(leaf) else array, leaf.sharding), spec)
+
+
+def _in_main_memory(array: jax.Array) -> bool:
+    return all(device.platform == "cpu" for device in array.devices())
+
+
+def _own(array: numpy.Array) -> numpy.Array:
+    """A copy that jax takes as it is. Left to itself it would alias the payload, with or without `may_alias`, or copy twice."""
+    room = np.empty(array.nbytes + _ALIGNMENT, np.uint8)
+    start = -room.ctypes.data % _ALIGNMENT
+    copy = room[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
+    np.copyto(copy, array)
+    return copy
 
 
 def _checked(made: jax.Array, spec: TensorSpec) -> jax.Array:

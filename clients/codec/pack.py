@@ -36,9 +36,9 @@ class FilePlan:
 
 
 class _Entry(NamedTuple):
-    path: Path
+    file: Path | None  # None for a directory
     header: bytes
-    size: int  # bytes of the file; a directory has none
+    size: int  # bytes of the file
 
 
 class DirectoryPlan:
@@ -50,7 +50,7 @@ class DirectoryPlan:
     content_type: Final = DIRECTORY
 
     def __init__(self, path: Path) -> None:
-        self._entries = [_entry(path, name) for name in sorted(_walk(path, ""))]
+        self._entries = [_entry(path, name) for name in sorted(_walk(path, ""), key=lambda name: name.rstrip("/"))]
         self.size = sum(len(entry.header) + _padded(entry.size) for entry in self._entries) + len(_END)
         self.metadata: Mapping[str, str] = {"name": path.name, "entries": str(len(self._entries))}
 
@@ -59,7 +59,8 @@ class DirectoryPlan:
         progress = Progress(filled)
         for entry in self._entries:
             target = _put(entry.header, target, progress)
-            _copy_file(entry.path, target[: entry.size], progress, follow=False)
+            if entry.file is not None:
+                _copy_file(entry.file, target[: entry.size], progress, follow=False)
             target = _put(bytes(_padded(entry.size) - entry.size), target[entry.size :], progress)
         _put(_END, target, progress)
         progress.finish()
@@ -72,8 +73,11 @@ def plan_path(path: Path) -> FilePlan | DirectoryPlan:
 
 def _walk(root: Path, inside: str) -> Iterator[str]:
     """Names of everything in `root`, relative to it, directories with a slash at the end."""
-    with os.scandir(root / inside) as found:
-        names = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in found]
+    try:
+        with os.scandir(root / inside) as found:
+            names = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in found]
+    except OSError as error:
+        _refuse(root / inside, error.strerror or str(error))
     for name, is_dir in names:
         yield f"{inside}{name}/" if is_dir else f"{inside}{name}"
         if is_dir:
@@ -88,11 +92,9 @@ def _entry(root: Path, name: str) -> _Entry:
         info.type, info.mode = tarfile.DIRTYPE, 0o755
     else:
         info.size, info.mode = status.st_size, 0o755 if status.st_mode & stat.S_IXUSR else 0o644
-    try:
-        header = info.tobuf(tarfile.PAX_FORMAT, "utf-8", "strict")
-    except UnicodeEncodeError:
+    if any("\ud800" <= character <= "\udfff" for character in name):  # as the file system spells bytes that are no UTF-8
         _refuse(path, "its name is not UTF-8")
-    return _Entry(path, header, info.size)
+    return _Entry(None if info.isdir() else path, info.tobuf(tarfile.PAX_FORMAT, "utf-8"), info.size)
 
 
 def _status(path: Path, look: Callable[[Path], os.stat_result]) -> os.stat_result:

@@ -17,31 +17,24 @@ PIECE = 256 << 10
 
 
 class Progress:
-    """Reports how many bytes are there, at most PIECE after the report before, without a report for each small tensor."""
+    """Reports how many bytes are there each time another PIECE is full, however many small tensors are in it."""
 
     def __init__(self, filled: Callable[[int], None]) -> None:
         self.filled = filled
         self.done = 0
-        self.reported = -1
+        self.reported = 0
 
     def add(self, count: int) -> None:
         """`count` more bytes are there."""
-        start = max(self.reported, 0)
-        if self.done > start and self.done + count - start > PIECE:
-            self._report(self.done)
-        end = self.done + count
-        while end - max(self.reported, 0) >= PIECE:
-            self._report(max(self.reported, 0) + PIECE)
-        self.done = end
+        self.done += count
+        while self.done - self.reported >= PIECE:
+            self.reported += PIECE
+            self.filled(self.reported)
 
     def finish(self) -> None:
         """The last report: everything is there."""
-        if self.reported != self.done:
-            self._report(self.done)
-
-    def _report(self, total: int) -> None:
-        self.reported = total
-        self.filled(total)
+        if self.reported < self.done or self.done == 0:
+            self.filled(self.done)
 
 
 def as_target(buffer: memoryview, size: int) -> Bytes:

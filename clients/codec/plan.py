@@ -34,8 +34,8 @@ class Plan(Protocol):
     def metadata(self) -> Mapping[str, str]: ...
 
     def copy_into(self, buffer: memoryview, filled: Callable[[int], None]) -> None:
-        """Copies the payload into `buffer[0:size]` in ascending order, and calls `filled` with the bytes that are there after
-        each piece of at most PIECE bytes, at last with `size`. Raises InvalidPayload when a file is no longer what it was when
+        """Copies the payload into `buffer[0:size]` in ascending order, and calls `filled` with the bytes that are there each
+        time another PIECE is there, at last with `size`. Raises InvalidPayload when a file is no longer what it was when
         the plan was made.
         """
 

@@ -31,8 +31,7 @@ class Tensors(Mapping[str, Array]):
     def __init__(self, root: Bytes) -> None:
         # numpy shortens chains of views: were `root` a slice, ours would keep what it is a slice of, not it. A memoryview between
         # them ends the chain.
-        self.root: Bytes = np.frombuffer(root.data, np.uint8) if root.size else root
-        self.root.flags.writeable = False
+        self.root: Bytes = np.frombuffer(root.data.toreadonly(), np.uint8) if root.size else root
         self._known = _known_layout(self.root.data)
         self._views: dict[str, Array] = {}
 

@@ -51,8 +51,8 @@ def describe(path: Path, leaf: Any) -> Described:
     named = _NAMES.get(leaf.dtype)
     if named is None:
         refuse(path, f"dtype {leaf.dtype} has no safetensors name")
-    if leaf.layout is not torch.strided:
-        refuse(path, f"a tensor of layout {leaf.layout} is not dense")
+    if leaf.is_nested or leaf.layout is not torch.strided:
+        refuse(path, f"a {'nested' if leaf.is_nested else leaf.layout} tensor is not one dense tensor")
     name, shadow = named
     tensor = leaf.detach() if leaf.requires_grad else leaf
     if not leaf.is_cpu or leaf.is_conj() or leaf.is_neg():
@@ -66,7 +66,7 @@ def _check_kind(path: Path, leaf: Any) -> None:
     kind = type(leaf)
     if not isinstance(leaf, torch.Tensor):
         refuse(path, f"a {kind.__name__} is no tensor")
-    if leaf.is_nested or is_traceable_wrapper_subclass(leaf) or kind.__module__.startswith("torch._subclasses"):
+    if is_traceable_wrapper_subclass(leaf) or kind.__module__.startswith("torch._subclasses"):
         refuse(path, f"a {kind.__name__} is not one dense tensor: gather or dequantize it first")
     if torch.nn.parameter.is_lazy(leaf):
         refuse(path, f"a {kind.__name__} has no elements before the module has run once")
@@ -115,6 +115,6 @@ def load(leaf: Any, root: Bytes, spec: TensorSpec) -> Any:
 
 
 def leaves_of(module: torch.nn.Module) -> list[tuple[Path, Any]]:
-    """The parameters and persistent buffers themselves, by the names that `state_dict` gives them."""
-    state = module.state_dict(keep_vars=True)
+    """The parameters and persistent buffers, by the names that `state_dict` gives them: writing to one changes the module."""
+    state = module.state_dict()
     return [((name,), value) for name, value in state.items() if isinstance(value, torch.Tensor)]

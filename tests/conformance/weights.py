@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.util
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -18,8 +20,11 @@ from clients.codec.numpy import STORAGE
 SHAPES: list[tuple[int, ...]] = [(), (0,), (0, 3), (1,), (7,), (2, 3, 4), (5, 1, 3)]
 
 
-def copied(made: Plan) -> np.ndarray:
-    """The payload of a plan in a fresh read-only array, after checking that it was filled in order and in pieces."""
+def copied(made: Plan, *, ahead: int = PIECE) -> np.ndarray:
+    """The payload of a plan in a fresh read-only array, after checking that it was filled in order and in pieces.
+
+    `ahead` is how many bytes more than it has reported a copy may have written.
+    """
     buffer = np.full(made.size + 64, 0xA5, np.uint8)
     before = 0
     seen: list[int] = []
@@ -28,6 +33,7 @@ def copied(made: Plan) -> np.ndarray:
         nonlocal before
         assert before < total <= before + PIECE or total == made.size
         assert total - before <= PIECE
+        assert (buffer[total + ahead : total + ahead + 512] == 0xA5).all()
         before = total
         seen.append(total)
 
@@ -39,14 +45,14 @@ def copied(made: Plan) -> np.ndarray:
     return root
 
 
-def payload(weights: object, cache: LayoutCache | None = None) -> np.ndarray:
+def payload(weights: object, cache: LayoutCache | None = None, *, ahead: int = PIECE) -> np.ndarray:
     """The bytes that a publication of `weights` would send."""
-    return copied(plan(weights, cache))
+    return copied(plan(weights, cache), ahead=ahead)
 
 
-def sent(weights: object) -> Tensors:
+def sent(weights: object, *, ahead: int = PIECE) -> Tensors:
     """`weights` on the other side."""
-    return decode(payload(weights), TENSORS)
+    return decode(payload(weights, ahead=ahead), TENSORS)
 
 
 def random_array(dtype: str, shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
@@ -109,6 +115,25 @@ def _jax() -> Framework:
             return tensors.jax()
 
     return Framework("jax", make, np.asarray, received)
+
+
+def until(condition: Callable[[], object], seconds: float = 10.0) -> bool:
+    """Whether `condition` became true in time; collects garbage meanwhile. jax lets go of memory from a thread of its own."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        gc.collect()
+        time.sleep(0.001)
+    return True
+
+
+def aligned(array: np.ndarray) -> np.ndarray:
+    """The bytes of `array` from a 64-byte boundary on, where jax takes memory as it is, under an array of their own."""
+    room = np.zeros(array.nbytes + 64, np.uint8)
+    start = -room.ctypes.data % 64
+    room[start : start + array.nbytes] = array
+    return np.frombuffer(room.data[start : start + array.nbytes], np.uint8)
 
 
 def _numpy() -> Framework:
