@@ -141,8 +141,8 @@ def _announce(settings: Settings, core: Core) -> None:
         url = f"tcp://{settings.advertise}:{core.ports['data']}"
     facts = core.endpoints | {
         "archive": str(settings.archive_dir.absolute()),
-        "slots": str(settings.slot_dir.absolute()) if settings.slot_dir else "a directory of its own in shared memory",
-        "budget": f"{settings.memory_budget / (1 << 20):g} MiB",
+        "slots": str(core.slot_directory.absolute()),
+        "budget": f"{core.budget / (1 << 20):g} MiB",
     }
     if on_terminal():
         lines = [f"broadcaster {__version__}", *(f"  {name:8} {value}" for name, value in facts.items())]

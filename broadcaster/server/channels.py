@@ -7,7 +7,7 @@ from pathlib import Path
 
 import zmq
 
-from broadcaster.protocol.errors import ConfigError, PortInUse
+from broadcaster.protocol.errors import ConfigError, DirectoryUnusable, PortInUse
 from broadcaster.protocol.sockets import SERVER
 
 _TYPES = {"upload": zmq.ROUTER, "push": zmq.XPUB, "data": zmq.ROUTER}
@@ -56,7 +56,11 @@ class Channels:
         if len(str(path).encode()) > _LONGEST_PATH:
             self.ipc = False
             return
-        socket.bind(f"ipc://{path}")
+        try:
+            socket.bind(f"ipc://{path}")
+        except zmq.ZMQError as wrong:
+            reason = f"a socket cannot be made there: {wrong.strerror}"
+            raise DirectoryUnusable(key="slot-dir", where=str(path.parent), reason=reason) from wrong
         path.chmod(0o600)
 
     def close(self) -> None:

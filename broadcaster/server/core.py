@@ -73,6 +73,7 @@ class Core:
     def _open(self) -> None:
         options = self._options
         directory, own = _slot_directory(options)
+        self.slot_directory = directory
         lock = open_slot_directory(directory)
         self._closing.append(lambda: os.close(lock))
         if own:
@@ -166,6 +167,11 @@ class Core:
             "archive_writable": float(rooms.archive.health.writable),
             "archive_jobs": rooms.writer.waiting,
         }
+
+    @property
+    def budget(self) -> int:
+        """Bytes that payloads may take in memory: what was asked for, or less where the slot directory is smaller."""
+        return self._retention.budget
 
     @property
     def endpoints(self) -> dict[str, str]:

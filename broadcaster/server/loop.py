@@ -254,11 +254,13 @@ def _id_in(given: dict[str, object], name: str) -> bytes:
 def read_request(frames: Frames, given: dict[str, object]) -> Request:
     """The request in these frames. Raises UnsupportedProtocol before it looks at anything that may differ between versions."""
     theirs = given.get("protocol", PROTOCOL)
+    if type(theirs) is not int:  # Said before it is printed: a peer's value may be nested deeper than a repr can go.
+        raise RemoteProtocolError(reason="protocol must be an integer")
     if theirs != PROTOCOL:
-        raise UnsupportedProtocol(theirs=str(theirs)[:20], ours=PROTOCOL)
+        raise UnsupportedProtocol(theirs=theirs, ours=PROTOCOL)
     name = frames[0].bytes[:32]
     kind = KINDS.get(name)
     if kind is None or not issubclass(kind, Request):
-        raise RemoteProtocolError(reason=f"there is no request {name!r}")
+        raise InvalidRequest(field="kind", reason=f"there is no request {name!r}")
     request: Request = kind.read(given)
     return request
