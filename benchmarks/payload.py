@@ -1,0 +1,47 @@
+"""What is published: weights that carry the number of their round, and small policies that carry the time they were made."""
+
+from __future__ import annotations
+
+import struct
+
+import numpy as np
+
+MIB = 1 << 20
+TENSORS = 4
+
+_POLICY = struct.Struct("<QQQ?")
+
+
+def weights(size: int) -> dict[str, np.ndarray]:
+    """Float32 arrays, random, `size` bytes together. Their memory is warm."""
+    made = np.random.default_rng(0)
+    return {f"layer{index}": made.random(size // 4 // TENSORS, np.float32) for index in range(TENSORS)}
+
+
+def stamp(tree: dict[str, np.ndarray], number: int) -> None:
+    """Writes the round's number to both ends."""
+    tree["layer0"][0] = tree[f"layer{TENSORS - 1}"][-1] = number
+
+
+def stamped(tree: dict[str, np.ndarray]) -> int:
+    """The round's number. Raises ValueError when the two ends are of different rounds."""
+    first, last = float(tree["layer0"][0]), float(tree[f"layer{TENSORS - 1}"][-1])
+    if first != last:
+        raise ValueError(f"torn: {first} at the start, {last} at the end")
+    return int(first)
+
+
+def policy(size: int, learner: int, count: int, at: int, *, last: bool) -> bytes:
+    """`size` bytes that say who made them, their count, when (monotonic nanoseconds), and whether they are the last."""
+    return _POLICY.pack(learner, count, at, last).ljust(size, b"\x5a")
+
+
+def policy_facts(payload: memoryview) -> tuple[int, int, int, bool]:
+    """Learner, count, time, last: what `policy` was given."""
+    learner, count, at, last = _POLICY.unpack_from(payload)
+    return int(learner), int(count), int(at), bool(last)
+
+
+def size_name(size: int) -> str:
+    """`64 MiB`, `4 KiB`."""
+    return f"{size // MIB} MiB" if size >= MIB else f"{size // 1024} KiB"

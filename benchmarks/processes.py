@@ -1,0 +1,259 @@
+"""The processes of a benchmark: started, heard, and ended by their own ids whatever happens."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from benchmarks.usage import cpu_of
+from clients import connect
+
+ROOT = Path(__file__).parent.parent
+START = 60.0
+"""Seconds that a process may take until it is up: sixteen of them share the processors."""
+ANSWER = 60.0
+"""Seconds that one answer may take."""
+END = 10.0
+"""Seconds that a process may take to end after SIGTERM."""
+
+_LIBC = ctypes.CDLL(None)
+_PR_SET_PDEATHSIG = 1
+
+
+class Failed(RuntimeError):
+    """A process ended, or did not answer."""
+
+
+class Child:
+    """`python -m module arguments`: it says JSON lines, and may be told some. The first line that it says is `{"up": ...}`."""
+
+    def __init__(self, module: str, *arguments: object) -> None:
+        self.name = f"{module} {' '.join(map(str, arguments))}"
+        command = [sys.executable, "-m", module, *map(str, arguments)]
+        self._process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        self._rest = b""
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def up(self) -> dict[str, Any]:
+        """Waits until it says so; returns what it said."""
+        return self.read(START)
+
+    def tell(self, **facts: object) -> None:
+        """Sends one line."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps(facts).encode() + b"\n")
+        self._process.stdin.flush()
+
+    def read(self, timeout: float = ANSWER) -> dict[str, Any]:
+        """The next line that it says. Raises Failed when it ends or says nothing in `timeout` seconds."""
+        assert self._process.stdout is not None
+        deadline = time.monotonic() + timeout
+        while b"\n" not in self._rest:
+            left = deadline - time.monotonic()
+            if left <= 0 or not select.select([self._process.stdout], [], [], left)[0]:
+                raise Failed(f"{self.name} said nothing for {timeout} s")
+            came = os.read(self._process.stdout.fileno(), 1 << 20)
+            if not came:
+                raise Failed(f"{self.name} ended with {self._process.wait()}")
+            self._rest += came
+        line, _, self._rest = self._rest.partition(b"\n")
+        found: dict[str, Any] = json.loads(line)
+        return found
+
+    def ask(self, within: float = ANSWER, /, **facts: object) -> dict[str, Any]:
+        """Tells, and returns the answer."""
+        self.tell(**facts)
+        return self.read(within)
+
+    def signal(self, number: int) -> None:
+        self._process.send_signal(number)
+
+    def close(self) -> None:
+        """Ends it: SIGTERM, and SIGKILL when that is not enough."""
+        _end(self._process)
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe is not None:
+                try:
+                    pipe.close()
+                except BrokenPipeError:
+                    continue
+
+
+class Group:
+    """Children that end together, at the end of the `with` block."""
+
+    def __init__(self) -> None:
+        self.children: list[Child] = []
+
+    def start(self, module: str, *arguments: object) -> Child:
+        """Starts one; `up` waits for it."""
+        child = Child(module, *arguments)
+        self.children.append(child)
+        return child
+
+    def many(self, count: int, module: str, *arguments: object) -> list[Child]:
+        """Starts some that are alike, and waits until all are up."""
+        children = [self.start(module, *arguments) for _ in range(count)]
+        for child in children:
+            child.up()
+        return children
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        for child in self.children:
+            child.signal(signal.SIGTERM)
+            child.signal(signal.SIGCONT)  # A stopped process hears nothing else.
+        for child in self.children:
+            child.close()
+
+
+def probe(sender: Child, listeners: list[Child], **wish: object) -> None:
+    """Sends until every listener has said that it heard something: a subscription needs time to reach its sender."""
+    for listener in listeners:
+        deadline = time.monotonic() + START
+        while True:
+            sender.ask(**wish)
+            try:
+                listener.read(0.1)
+                break
+            except Failed:
+                if time.monotonic() > deadline:
+                    raise
+
+
+class Broadcaster:
+    """`broadcaster serve` on free ports, with directories that go with it."""
+
+    def __init__(self, *options: object) -> None:
+        self._home = Path(tempfile.mkdtemp(prefix="broadcaster-bench-"))
+        shared = Path("/dev/shm")
+        # Short, because the path of an ipc socket has 107 bytes at most.
+        self.slot_dir = Path(tempfile.mkdtemp(prefix="mb-bench-", dir=shared if os.access(shared, os.W_OK) else None))
+        self.archive_dir = self._home / "archive"
+        self._options = [str(option) for option in options]
+        self._ready: dict[str, Any] = {}
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        """The one address that a client needs."""
+        return str(self._ready["data"])
+
+    @property
+    def pids(self) -> list[int]:
+        """Every process of it."""
+        return [int(pid) for pid in self._ready["pids"]]
+
+    @property
+    def core(self) -> int:
+        """The process that holds the sockets: the one of them that has used the most processor time."""
+        return max(self.pids, key=lambda pid: cpu_of([pid]).total)
+
+    def start(self) -> None:
+        """Returns when it serves. Raises Failed with what it said when it does not."""
+        ready_file, log_file = self._home / "ready.json", self._home / "log"
+        ready_file.unlink(missing_ok=True)
+        places = ["--archive-dir", self.archive_dir, "--slot-dir", self.slot_dir, "--ready-file", ready_file]
+        ports = [text for channel in ("upload", "push", "data") for text in (f"--{channel}-port", "0")]
+        command = [sys.executable, "-m", "broadcaster", "serve", *ports, *map(str, places), *self._options]
+        with log_file.open("ab") as log:
+            self._process = subprocess.Popen(
+                command,
+                cwd=ROOT,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                preexec_fn=partial(end_with_parent, signal.SIGTERM),
+            )
+        deadline = time.monotonic() + START
+        while not ready_file.exists():
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                raise Failed(f"the broadcaster does not serve:\n{log_file.read_text(errors='replace')[-4000:]}")
+            time.sleep(0.01)
+        self._ready = json.loads(ready_file.read_text())
+
+    def stats(self) -> dict[str, float]:
+        """Its counters and gauges by name."""
+        with connect(self.url) as client:
+            return dict(client.registry.stats())
+
+    def stop(self) -> None:
+        """Ends it; the archive stays until `close`."""
+        if self._process is not None:
+            _end(self._process)
+            self._process = None
+
+    def restart(self) -> None:
+        """Ends it and starts it again, with the same archive and nothing in memory. Its ports are others then."""
+        self.stop()
+        self.start()
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends it and removes its directories."""
+        self.stop()
+        shutil.rmtree(self.slot_dir, ignore_errors=True)
+        shutil.rmtree(self._home, ignore_errors=True)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    if process.poll() is None:
+        process.send_signal(signal.SIGCONT)  # A stopped process hears nothing else.
+        process.terminate()
+    try:
+        process.wait(END)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+# --- the other side: inside a child ----------------------------------------------------------------------------------
+
+
+def say(**facts: object) -> None:
+    """One line to the parent."""
+    sys.stdout.write(json.dumps(facts) + "\n")
+    sys.stdout.flush()
+
+
+def end_with_parent(number: int = signal.SIGKILL) -> None:
+    """Lets the kernel send this process a signal when the one that started it is gone."""
+    _LIBC.prctl(_PR_SET_PDEATHSIG, number)
+
+
+def told() -> Iterator[dict[str, Any]]:
+    """What the parent tells, one line after the other, until it closes the pipe."""
+    return (json.loads(line) for line in sys.stdin)
+
+
+def exit_on_sigterm() -> None:
+    """Makes SIGTERM end this process as an exception does, so that everything it started ends too."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
