@@ -24,10 +24,11 @@ class BroadcasterError(Exception):
     retryable: ClassVar[bool] = False
     """Whether the same request may succeed later without a change by the caller."""
 
-    def __init__(self, **facts: Fact) -> None:
-        self.facts: dict[str, Fact] = facts
+    def __init__(self, /, **facts: Fact) -> None:
         for name, value in facts.items():
-            setattr(self, name, value)
+            if not hasattr(type(self), name):  # A peer names its facts as it likes: none hides what an error is made of.
+                setattr(self, name, value)
+        self.facts: dict[str, Fact] = facts
         super().__init__(_FIELD.sub(lambda field: str(facts.get(field[1], "?")), self.sentence))
 
     def __reduce__(self) -> tuple[Any, ...]:

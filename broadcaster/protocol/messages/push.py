@@ -57,4 +57,11 @@ def write_events(events: tuple[Event, ...]) -> list[dict[str, Any]]:
 def some_events(value: Any) -> tuple[Event, ...]:
     if type(value) not in (list, tuple):
         raise ValueError("must be a list of events")
-    return tuple(Event.read(item) for item in value)
+    return tuple(_event(item) for item in value)
+
+
+def _event(value: Any) -> Event:
+    if type(value) is not dict:
+        raise ValueError("must be a list of maps")
+    event: Event = Event.read(value)
+    return event
