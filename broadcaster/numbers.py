@@ -28,6 +28,7 @@ class _Line:
     wanted: int = 0
     """The ceiling that was asked for and is not durable yet, or 0."""
     refilled: float | None = None
+    """When the newest block became durable, until it was weighed."""
 
 
 class Numbers:
@@ -56,6 +57,7 @@ class Numbers:
             return None
         if line.refilled is not None and now - line.refilled < LASTS:
             line.block *= 2
+            line.refilled = None  # Once for each refill: a disk that fails is asked again and again.
         line.wanted = line.used + line.block
         return line.wanted
 
