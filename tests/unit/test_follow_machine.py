@@ -227,6 +227,12 @@ def test_pushed_chunks_become_visible_with_their_event_and_not_before() -> None:
     assert isinstance(delivered, Delivered) and delivered.payload is desk.pool.out[0]
 
 
+def test_an_event_without_an_attempt_means_the_first() -> None:
+    desk = following()
+    desk.push(T1, 7, 0, 1, 2)
+    assert is_delivery(desk.get(replace(published(11, 7), attempt=None)), 7)
+
+
 def test_a_pushed_chunk_that_is_here_already_is_not_wanted() -> None:
     desk = following()
     assert desk.push(T1, 7, 0, 0, 2, 2) == [True, False, True, False]

@@ -241,7 +241,7 @@ class Follower:
 
     def _published(self, event: Event, version: VersionInfo, payload: bytes | None, now: float) -> Out:
         incoming = self._incoming
-        mine = incoming is not None and incoming.key == (event.transfer, event.attempt)
+        mine = incoming is not None and incoming.key == (event.transfer, event.attempt or 0)
         if version.number <= self.visible:
             if mine:
                 self._drop()

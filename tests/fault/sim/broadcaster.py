@@ -1,4 +1,4 @@
-"""A small broadcaster for the simulation: assemblers, an event log, beacons and a dict of payloads; no sockets, threads or disk."""
+"""A small broadcaster for the simulation: assemblers, an event log, beacons and a dict of payloads; no sockets, no disk."""
 
 from __future__ import annotations
 

@@ -92,7 +92,7 @@ class Reading:
             self.out.send(wire(item), self.now)
 
 
-@pytest.mark.parametrize("seed", range(200))
+@pytest.mark.parametrize("seed", range(120))
 def test_a_fetch_ends_with_the_payload_or_with_the_servers_answer(seed: int, small_chunks: int) -> None:
     print(f"seed {seed}")
     random = Random(seed)

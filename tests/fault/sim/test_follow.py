@@ -1,4 +1,4 @@
-"""Learners, a broadcaster that is restarted, actors that lose what PUB drops: whole versions, newer ones, the newest in the end."""
+"""Learners, a broadcaster that restarts, actors that lose what PUB drops: whole versions, newer ones, the newest in the end."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from broadcaster.protocol.limits import BEACON_IDLE
 from broadcaster.protocol.machines.follow import Hole, Listed
 from tests.fault.sim.world import World
 
-SEEDS = range(400)
 BOUND = 3 * BEACON_IDLE + 25.0
 """Seconds after the last fault within which everyone has the newest version: silence is noticed after three beacons, and a
 fetch that was refused or lost has grown as patient as it gets."""
@@ -27,7 +26,7 @@ def disturbed(seed: int, chunk: int, rounds: int) -> World:
     return world
 
 
-@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("seed", range(200))
 def test_actors_converge_to_the_newest_version_whatever_was_lost(seed: int, small_chunks: int) -> None:
     world = disturbed(seed, small_chunks, rounds=25)
     world.heal()
@@ -39,7 +38,7 @@ def test_actors_converge_to_the_newest_version_whatever_was_lost(seed: int, smal
         actor.close()
 
 
-@pytest.mark.parametrize("seed", range(1000, 1150))
+@pytest.mark.parametrize("seed", range(1000, 1080))
 def test_whoever_wants_every_version_gets_the_ones_that_come_after_the_faults(seed: int, small_chunks: int) -> None:
     world = disturbed(seed, small_chunks, rounds=15)
     world.heal()
@@ -57,7 +56,7 @@ def test_whoever_wants_every_version_gets_the_ones_that_come_after_the_faults(se
         actor.close()
 
 
-@pytest.mark.parametrize("seed", range(2000, 2060))
+@pytest.mark.parametrize("seed", range(2000, 2030))
 def test_without_faults_every_version_is_listed_and_nothing_is_repaired(seed: int, small_chunks: int) -> None:
     print(f"seed {seed}")
     world = World(seed, small_chunks)
