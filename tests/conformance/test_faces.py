@@ -341,6 +341,20 @@ def test_every_may_be_asked_for_from_the_start(client: Any, model: str) -> None:
     assert [next(every).version.number for _ in range(5)] == [1, 2, 3, 4, 5]
 
 
+def test_each_iterator_gets_every_version_for_itself(client: Any, model: str) -> None:
+    publisher, subscriber = client.publisher(model), client.subscriber(model)
+    publisher.publish(weights(0))
+    subscriber.wait(timeout=10)
+    first = iter(subscriber.every())
+    assert next(first).version.number == 1
+    publisher.publish(weights(1))
+    subscriber.wait(timeout=10, newer_than=1)
+    second = iter(client.subscriber(model).every())
+    publisher.publish(weights(2))
+    assert [next(second).version.number for _ in range(2)] == [2, 3]
+    assert [next(first).version.number for _ in range(2)] == [2, 3]
+
+
 def test_a_version_that_was_evicted_is_named_and_the_iteration_goes_on(client: Any, model: str) -> None:
     publisher, subscriber = client.publisher(model), client.subscriber(model)
     publisher.publish(weights(0, LARGE))
