@@ -88,7 +88,7 @@ check: $(STAMP)
 	@$(BIN)/python -m pytest -q tests/test_layers.py
 
 bench: $(STAMP)
-	@for question in benchmarks/[a-z]*.py; do echo "$$question" >&2; $(BIN)/python "$$question" || exit 1; done
+	@$(BIN)/python -m benchmarks.run
 
 lock: $(STAMP)
 	@echo "resolving for Python 3.11 and newer into requirements.lock"

@@ -21,6 +21,7 @@ from broadcaster.eventlog import EventLog
 from broadcaster.numbers import Numbers
 from broadcaster.protocol.errors import (
     Aborted,
+    AlreadyExists,
     BroadcasterError,
     DigestMismatch,
     InvalidRequest,
@@ -30,7 +31,7 @@ from broadcaster.protocol.errors import (
     StoreUnavailable,
 )
 from broadcaster.protocol.frames import Chunk, ChunkHeader, encoded_size
-from broadcaster.protocol.limits import ANNOTATIONS, CHUNK, INLINE, MAX_PAYLOAD
+from broadcaster.protocol.limits import ANNOTATIONS, CHUNK, INLINE, MAX_PAYLOAD, PAGE
 from broadcaster.protocol.machines.upload import Assembler
 from broadcaster.protocol.messages import (
     DIGEST_KINDS,
@@ -58,7 +59,7 @@ from broadcaster.store.worker import Worker
 Key = tuple[str, str]
 Place = Slot | Inline
 
-FINISHED = 8192
+FINISHED = 4096
 """Finished uploads whose id is remembered, so that a retry gets the version that came of it."""
 
 
@@ -324,6 +325,8 @@ class Broker:
         try:
             self.keep(kept, staged, finished)
         except BroadcasterError as error:
+            if staged is not None:
+                staged.discard()
             finished(error)
 
     def keep(self, kept: Kept, staged: Staged | None, finished: Callable[[ArchivedVersion | BaseException], None]) -> None:
@@ -447,10 +450,11 @@ class Broker:
             if not kept.info.archived:
                 self.rooms.stats.count("evicted")
                 gone.setdefault(key, []).append(kept.info.number)
-        riding = tuple(gone.pop(announcing, ())) if announcing else ()
+        riding = gone.get(announcing, [])[:PAGE] if announcing else []
         for key, numbers in gone.items():
-            self._front.push_event(self.emit(key, "evicted", now, evicted=tuple(numbers)), None)
-        return riding
+            for at in range(len(riding) if key == announcing else 0, len(numbers), PAGE):  # as many as fit into one message
+                self._front.push_event(self.emit(key, "evicted", now, evicted=tuple(numbers[at : at + PAGE])), None)
+        return tuple(riding)
 
     # --- inside ----------------------------------------------------------------------------------------------------
 
@@ -470,9 +474,10 @@ class Broker:
         return self.rooms.log.append(key, event, **facts)
 
     def _again(self, begin: Begin, caller: Caller, now: float) -> bool:
-        """Whether this upload id is known; it is answered then."""
+        """Whether this upload id is known; it is answered then. Raises AlreadyExists when it is another payload's."""
         upload = self._uploads.get(begin.upload_id)
         if upload is not None:
+            _require_same(begin, upload.key, upload.begin.size)
             upload.caller = caller
             self.rooms.stats.count("uploads_resumed")
             if upload.stage is Stage.RECEIVING:
@@ -482,6 +487,7 @@ class Broker:
         if found is None:
             return False
         key, info = found
+        _require_same(begin, key, info.size)
         if not begin.archived or info.archived:
             caller.reply(Done(request_id=begin.request_id, upload_id=begin.upload_id, version=info))
             return True
@@ -645,6 +651,13 @@ def check_begin(begin: Begin, max_payload: int) -> None:
     if len(begin.content_type) > 128:
         raise InvalidRequest(field="content_type", reason="must have at most 128 characters")
     check_annotations(begin.user_data, begin.metrics)
+
+
+def _require_same(begin: Begin, key: Key, size: int) -> None:
+    """An upload id is one payload's: answering for another one would lose it without a word."""
+    if (begin.namespace, begin.model_id, begin.size) != (*key, size):
+        what = f"an upload with this id, of {size} bytes for {'/'.join(key)},"
+        raise AlreadyExists(model_id=begin.model_id, what=what)
 
 
 def check_annotations(*maps: Mapping[str, Any]) -> None:

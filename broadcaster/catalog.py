@@ -314,15 +314,20 @@ class Catalog:
     def expired(self, now: float) -> list[Kept]:
         """The versions whose time in memory is over."""
         over: list[Kept] = []
+        held: list[tuple[int, Key, int]] = []
         while self._evictable:
             entry = self._evictable[0]
             kept = self._superseded(entry)
-            if kept is not None and (kept.pins or now - kept.committed < self.retention.expiry):
+            if kept is not None and now - kept.committed < self.retention.expiry:
                 break
             heapq.heappop(self._evictable)
-            if kept is not None:
+            if kept is not None and kept.pins:
+                held.append(entry)
+            elif kept is not None:
                 self._leave(self._lines[entry[1]], kept)
                 over.append(kept)
+        for entry in held:
+            heapq.heappush(self._evictable, entry)
         return over
 
     def pin(self, kept: Kept) -> None:

@@ -11,8 +11,8 @@ from broadcaster.protocol.messages import Event
 
 Key = tuple[str, str]
 
-KEPT = 16_384
-"""Events kept for replay: about 16 MiB."""
+KEPT = 8_192
+"""Events kept for replay: about 16 MiB with the versions they name."""
 
 
 class EventLog:

@@ -116,7 +116,7 @@ class Core:
             self._rooms,
             self.loop,
             max_payload=min(self._options.max_payload, retention.budget),
-            make_id=lambda: secrets.token_bytes(16),
+            make_id=lambda: os.urandom(16),
             clock=time.monotonic,
             wall=time.time_ns,
         )

@@ -18,7 +18,7 @@ from clients._driver import futures
 from clients._driver.asking import Ask
 from clients._driver.fetching import Fetch
 from clients._driver.listing import Listing
-from clients._driver.owner import Ids, Owner, Send
+from clients._driver.owner import Ids, Reader, Send
 from clients.buffers import BufferPool, array_of
 from clients.snapshot import Snapshot
 
@@ -31,7 +31,7 @@ HEARD = 1024
 class Outside(Protocol):
     """What a feed needs of the loop."""
 
-    def add(self, owner: Owner) -> None: ...
+    def add(self, owner: Reader) -> None: ...
     def epoch_seen(self, epoch: int, now: float) -> None: ...
     def send_data(self, message: Message) -> None: ...
 

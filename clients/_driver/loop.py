@@ -20,18 +20,18 @@ from broadcaster.protocol.errors import (
     Closed,
     ForkError,
     LocalProtocolError,
-    RemoteProtocolError,
     UnsupportedProtocol,
 )
-from broadcaster.protocol.frames import Buffer, Chunk, ChunkHeader, decode
+from broadcaster.protocol.frames import Buffer, Chunk
 from broadcaster.protocol.limits import PROTOCOL, RETRY
-from broadcaster.protocol.messages import Done, Error, Hello, Message, Reply, Welcome
+from broadcaster.protocol.messages import Hello, Message, Welcome
 from clients._address import Address
 from clients._driver import futures
 from clients._driver.asking import Ask
 from clients._driver.channel import Channel
+from clients._driver.conversations import Conversations
 from clients._driver.feed import Feed
-from clients._driver.owner import KEY, Owner, Reader
+from clients._driver.owner import Reader
 from clients._driver.uploading import Upload
 from clients._driver.wakeup import Wakeup
 from clients._process import HERE
@@ -42,8 +42,6 @@ Command = Callable[[float], None]
 
 FOLLOW_TIMEOUT = 5.0
 """Seconds for the I/O thread to begin following; it takes microseconds."""
-BURST = 32
-"""Messages taken from one socket before the others have their turn."""
 
 
 class Driver:
@@ -55,16 +53,11 @@ class Driver:
         self.ended: BroadcasterError | None = None
         """Why nothing works any more: closed, or a bug in here."""
         self.welcome: Welcome | None = None
-        self.strange = 0
-        """Messages that were dropped because they broke the rules."""
         self._name = name
         self._commands: deque[Command] = deque()
         self._wakeup = Wakeup()
         self._closing = False
-        self._owners: dict[bytes, Owner] = {}
-        self._readers: dict[bytes, Reader] = {}
-        self._uploads: dict[bytes, Upload] = {}
-        self._feeds: dict[bytes, Feed] = {}
+        self._all = Conversations()
         self._channels: dict[str, Channel] = {}
         self._greeting = False
         self._greeted = 0.0
@@ -93,6 +86,11 @@ class Driver:
         if self.ended is not None:
             raise self._end_error()
         self._wakeup.signal()
+
+    @property
+    def strange(self) -> int:
+        """Messages that were dropped because they broke the rules."""
+        return self._all.strange
 
     def open(self, timeout: float) -> Future[Welcome]:
         """Starts the thread; the future gets the broadcaster's welcome."""
@@ -133,28 +131,25 @@ class Driver:
 
     # --- what conversations call, on the I/O thread ------------------------------------------------------------------
 
-    def add(self, owner: Owner) -> None:
+    def add(self, owner: Reader) -> None:
         """Begins a conversation on the data channel."""
-        key: bytes = owner.key  # type: ignore[attr-defined]
-        self._owners[key] = self._readers[key] = owner  # type: ignore[assignment]
-        self._turn_owner(owner, lambda: owner.start(time.monotonic()))
+        self._all.add(owner)
 
     def add_upload(self, upload: Upload) -> None:
         """Takes an upload in; it is started apart from that."""
-        self._uploads[upload.key] = upload
-        self._owners[upload.key] = upload
+        self._all.add_upload(upload)
         self._channel("upload")
 
     def start_upload(self, upload: Upload, now: float) -> None:
-        self._turn_owner(upload, lambda: upload.start(now))
+        self._all.turn(upload, lambda: upload.start(now))
 
     def _join(self, namespace: str, model_id: str) -> Feed:
         """Subscribes to a model, then asks for its newest version: in this order nothing falls between."""
         key = names.topic(namespace, model_id, b"")
-        feed = self._feeds.get(key)
+        feed = self._all.feeds.get(key)
         if feed is None:
             channel = self._channel("push")
-            feed = self._feeds[key] = Feed(namespace, model_id, self, self.send_data)
+            feed = self._all.feeds[key] = Feed(namespace, model_id, self, self.send_data)
             for topic in feed.topics:
                 channel.socket.setsockopt(zmq.SUBSCRIBE, topic)
             self.add(feed)
@@ -163,12 +158,12 @@ class Driver:
 
     def _part(self, feed: Feed) -> None:
         feed.users -= 1
-        if feed.users or self._feeds.pop(feed.topics[0][:-1], None) is None:
+        if feed.users or self._all.feeds.pop(feed.topics[0][:-1], None) is None:
             return
         for topic in feed.topics:
             self._channels["push"].socket.setsockopt(zmq.UNSUBSCRIBE, topic)
         feed.fail(Closed(what=f"the subscriber of {feed.model_id}"))
-        self._forget(feed)
+        self._all.forget(feed)
 
     def send_data(self, message: Message | Chunk, payload: Buffer | None = None) -> None:
         assert isinstance(message, Message)
@@ -215,8 +210,8 @@ class Driver:
                 self._reconnect(name)
         if before is not None and before.epoch != welcome.epoch:
             log.info("restarted address=%s epoch=%d", self.address.data, welcome.epoch)
-            for feed in list(self._feeds.values()):
-                self._turn_owner(feed, lambda feed=feed: feed.start(now))  # type: ignore[misc]
+            for feed in list(self._all.feeds.values()):
+                self._all.turn(feed, lambda feed=feed: feed.start(now))  # type: ignore[misc]
         return welcome
 
     def _address_of(self, name: str) -> str:
@@ -230,7 +225,7 @@ class Driver:
         channel = self._channel(name)
         log.info("reconnected channel=%s address=%s", name, channel.address)
         if name == "push":
-            for feed in self._feeds.values():
+            for feed in self._all.feeds.values():
                 for topic in feed.topics:
                     channel.socket.setsockopt(zmq.SUBSCRIBE, topic)
 
@@ -274,10 +269,9 @@ class Driver:
         self._wakeup.asleep = False
         if self._wakeup.fd in ready:
             self._wakeup.clear()
-        for name, receive in (("data", self._receive_data), ("push", self._receive_push), ("upload", self._receive_upload)):
-            channel = self._channels.get(name)
-            if channel is not None and channel.socket in ready:
-                self._receive(channel, receive)
+        for channel in list(self._channels.values()):
+            if channel.socket in ready:
+                self._all.receive(channel)
         now = time.monotonic()
         for _ in range(len(self._commands)):
             self._commands.popleft()(now)
@@ -285,120 +279,16 @@ class Driver:
 
     def _milliseconds(self) -> int | None:
         """How long to sleep when nothing comes."""
-        deadlines = [deadline for owner in self._owners.values() if (deadline := owner.deadline) is not None]
+        deadlines = [deadline for owner in self._all.owners.values() if (deadline := owner.deadline) is not None]
         if not deadlines:
             return None
         return max(0, int((min(deadlines) - time.monotonic()) * 1000) + 1)
 
     def _expire(self, now: float) -> None:
-        late = [owner for owner in self._owners.values() if (deadline := owner.deadline) is not None and now >= deadline]
-        silent = [self._turn_owner(owner, lambda owner=owner: owner.expire(now)) for owner in late]  # type: ignore[misc]
+        late = [owner for owner in self._all.owners.values() if (deadline := owner.deadline) is not None and now >= deadline]
+        silent = [self._all.turn(owner, lambda owner=owner: owner.expire(now)) for owner in late]  # type: ignore[misc]
         if any(silent):
             self._greet(now)
-
-    def _turn_owner(self, owner: Owner, call: Callable[[], bool | None]) -> bool:
-        """Lets a conversation do something; what goes wrong in it ends it, and nothing else."""
-        silent = False
-        try:
-            silent = bool(call())
-        except RemoteProtocolError as error:
-            self._note_strange(error)
-        except BroadcasterError as error:
-            owner.fail(error)
-        if owner.over:
-            self._forget(owner)
-        return silent
-
-    def _forget(self, owner: Owner) -> None:
-        key: bytes = owner.key  # type: ignore[attr-defined]
-        for table in (self._owners, self._readers, self._uploads):
-            table.pop(key, None)
-
-    def _note_strange(self, error: RemoteProtocolError) -> None:
-        self.strange += 1
-        log.debug("dropped a message address=%s reason=%s", self.address.data, error)
-
-    # --- receiving ---------------------------------------------------------------------------------------------------
-
-    def _receive(self, channel: Channel, receive: Callable[[Channel, bytes, float], None]) -> None:
-        now = time.monotonic()
-        for _ in range(BURST):
-            first = channel.first()
-            if first is None:
-                return
-            try:
-                receive(channel, first, now)
-            except RemoteProtocolError as error:
-                self._note_strange(error)
-            if channel.socket.closed:
-                return  # A welcome named another address.
-            channel.drop()
-
-    def _receive_push(self, channel: Channel, topic: bytes, now: float) -> None:
-        feed = self._feeds.get(topic[:-1])
-        if feed is None:
-            return
-        frames: list[bytes] = []
-        if topic[-1:] == names.CHUNKS:
-            header = self._push_chunk(channel, feed, now, frames)
-            if header is not None:
-                self._turn_owner(feed, lambda: feed.placed(header, now))
-            if not frames:
-                return
-        frames += channel.rest()
-        message = decode(frames)
-        self._turn_owner(feed, lambda: feed.receive(message, frames[2] if len(frames) > 2 else None, now))
-
-    def _push_chunk(self, channel: Channel, feed: Feed, now: float, frames: list[bytes]) -> ChunkHeader | None:
-        """The header of a chunk whose bytes are in place now; a frame that is no header goes to `frames`."""
-        try:
-            return channel.chunk(lambda header: feed.place(header, now), frames)
-        except RemoteProtocolError:
-            raise
-        except BroadcasterError as error:  # No memory for it.
-            log.warning("no room for a version model=%s code=%s", feed.model_id, error.code)
-            return None
-
-    def _receive_data(self, channel: Channel, envelope: bytes, now: float) -> None:
-        if envelope:
-            raise RemoteProtocolError(reason="a reply begins with an empty frame")
-        frames = [channel.frame()]
-        if frames[0]:
-            frames += channel.rest()
-            self._receive_reply(frames, now)
-            return
-        reader: list[Reader] = []
-
-        def place(header: ChunkHeader) -> memoryview | None:
-            found = self._readers.get(header.transfer[:KEY])
-            if found is None:
-                return None
-            reader.append(found)
-            return found.place_read(header)
-
-        header = channel.chunk(place)
-        if header is not None:
-            self._turn_owner(reader[0], lambda: reader[0].placed(header, now))
-
-    def _receive_reply(self, frames: list[bytes], now: float) -> None:
-        message = decode(frames)
-        if not isinstance(message, Reply):
-            raise RemoteProtocolError(reason=f"{message.KIND.decode()} is no reply")
-        owner = self._readers.get(message.request_id[:KEY])
-        if owner is not None:
-            self._turn_owner(owner, lambda: owner.receive(message, frames[2] if len(frames) > 2 else None, now))
-
-    def _receive_upload(self, channel: Channel, kind: bytes, now: float) -> None:
-        message = decode([kind, *channel.rest()])
-        upload = self._upload_of(message)
-        if upload is not None:
-            self._turn_owner(upload, lambda: upload.receive(message, None, now))
-
-    def _upload_of(self, message: Message) -> Upload | None:
-        upload_id: bytes | None = getattr(message, "upload_id", None)
-        if upload_id is not None or not isinstance(message, Error | Done):
-            return self._uploads.get(upload_id or b"")
-        return next((found for found in self._uploads.values() if found.begin.request_id == message.request_id), None)
 
     # --- the end -----------------------------------------------------------------------------------------------------
 
@@ -410,8 +300,8 @@ class Driver:
                 command(time.monotonic())
             except Exception as error:
                 log.debug("a command came too late code=%s", getattr(error, "code", type(error).__name__))
-        while self._owners:
-            _, owner = self._owners.popitem()
+        while self._all.owners:
+            _, owner = self._all.owners.popitem()
             try:
                 owner.fail(self._end_error())
             except Exception:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Callable
 from typing import Protocol
 
 from broadcaster.protocol.errors import BroadcasterError
@@ -20,6 +19,10 @@ class Send(Protocol):
 
 class Owner(Protocol):
     """A conversation. All of it runs on the I/O thread."""
+
+    @property
+    def key(self) -> bytes:
+        """What its messages are known by."""
 
     @property
     def over(self) -> bool:
@@ -59,6 +62,3 @@ class Ids:
 
     def make(self) -> bytes:
         return self.key + next(self._count).to_bytes(16 - KEY, "big")
-
-
-Add = Callable[[Owner], None]
