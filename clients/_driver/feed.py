@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import NamedTuple, Protocol
 
-from broadcaster.protocol.errors import BroadcasterError, RequestTimeout
+from broadcaster.protocol.errors import BroadcasterError, NoSpace, RequestTimeout
 from broadcaster.protocol.frames import ChunkHeader
 from broadcaster.protocol.machines.follow import Delivered, Follower, Hole, Listed, Out
-from broadcaster.protocol.messages import Abandon, Beacon, Event, Events, ListVersions, Message, State, Versions
+from broadcaster.protocol.messages import Beacon, Event, Events, ListVersions, Message, State, Versions
 from broadcaster.protocol.names import CHUNKS, EVENTS, topic
 from broadcaster.protocol.version import VersionInfo
 from clients._driver import futures
@@ -21,6 +22,8 @@ from clients._driver.listing import Listing
 from clients._driver.owner import Ids, Reader, Send
 from clients.buffers import BufferPool, array_of
 from clients.snapshot import Snapshot
+
+log = logging.getLogger("clients")
 
 FETCH_TIMEOUT = 120.0
 """Seconds that one version may take to be read, for a reader of every version."""
@@ -93,8 +96,7 @@ class Feed:
     def receive(self, message: Message, payload: bytes | None, now: float) -> None:
         if isinstance(message, (Event, Beacon, State, Events)):
             self._outside.epoch_seen(message.epoch, now)
-        if isinstance(message, (Event, Beacon, Abandon, State, Events)) or not self.over:
-            self._act(self.follower.receive(message, now, payload), now)
+        self._do(lambda: self.follower.receive(message, now, payload), now)
 
     def place(self, header: ChunkHeader, now: float) -> memoryview | None:
         return self.follower.place(header, now)
@@ -104,16 +106,14 @@ class Feed:
 
     def placed(self, header: ChunkHeader, now: float) -> None:
         self.received += header.length
-        self._act(self.follower.placed(header, now), now)
+        self._do(lambda: self.follower.placed(header, now), now)
 
     def expire(self, now: float) -> bool:
         self._expire_waiters(now)
         own = self.follower.deadline
         if own is None or now < own:
             return False
-        again = self.follower.expire(now)
-        self._act(again, now)
-        return bool(again)
+        return self._do(lambda: self.follower.expire(now), now)
 
     def fail(self, error: BroadcasterError) -> None:
         """Nobody follows any more, or nobody can."""
@@ -126,6 +126,18 @@ class Feed:
         self.follower.close()
 
     # --- what the machine says -------------------------------------------------------------------------------------
+
+    def _do(self, call: Callable[[], Out], now: float) -> bool:
+        """Whether something came of it. Where there is no memory for a version, the old one stays and it is tried again in a
+        while."""
+        try:
+            out = call()
+        except NoSpace as error:
+            log.warning("no memory for a version model=%s bytes=%s", self.model_id, error.size)
+            self.follower.retry_later(now, error)
+            return False
+        self._act(out, now)
+        return bool(out)
 
     def _act(self, out: Out, now: float) -> None:
         for item in out:

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import xxhash
 
 from broadcaster.protocol.assembly import Assembly
-from broadcaster.protocol.errors import DigestMismatch, RequestTimeout
+from broadcaster.protocol.errors import DigestMismatch, NoSpace, RequestTimeout
 from broadcaster.protocol.frames import ChunkHeader
 from broadcaster.protocol.limits import CHUNK, RETRY
 from broadcaster.protocol.machines.fetch import Fetcher
 from broadcaster.protocol.machines.follow import Delivered, Follower, Listed
 from broadcaster.protocol.messages import Abandon, Event, Follow, Read, Replay, State
 from broadcaster.protocol.version import VersionInfo
+from clients._driver.feed import Feed
 from clients._driver.fetching import Fetch
 from clients.buffers import BufferPool
 
@@ -177,3 +181,35 @@ def test_a_fetch_that_fails_gives_its_buffer_back(how: str) -> None:
     assert reading.over and len(given) == 1
     with pytest.raises(expected):
         reading.future.result(0)
+
+
+class Full(BufferPool):
+    """Has no memory as long as `full`."""
+
+    full = True
+
+    def lend(self, size: int) -> memoryview:
+        if self.full:
+            raise NoSpace(size=size, where="the memory of this process")
+        return super().lend(size)
+
+
+def test_a_version_that_finds_no_memory_is_tried_again_in_a_while() -> None:
+    sent: list = []
+    outside: Any = SimpleNamespace(add=None, epoch_seen=lambda epoch, now: None)
+    made = Feed("default", "policy", outside, sent.append)
+    made.pool = made.follower._pool = pool = Full()
+    made.start(0.0)
+    newest = State(request_id=sent[-1].request_id, epoch=1, offset=1, model_offset=1, newest=info(1))
+    made.receive(newest, None, 0.1)
+    assert not made.over and isinstance(made.follower.error, NoSpace) and len(sent) == 1
+    assert not made.expire(0.9) and made.expire(0.1 + RETRY)
+    pool.full = False
+    made.receive(replace(newest, request_id=sent[-1].request_id), None, 1.2)
+    for read in [message for message in sent if isinstance(message, Read)]:
+        header, data = answer(read)
+        place = made.place_read(header)
+        assert place is not None
+        place[:] = data
+        made.placed(header, 1.3)
+    assert made.snapshot is not None and made.snapshot.payload == PAYLOAD

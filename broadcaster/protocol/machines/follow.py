@@ -424,6 +424,12 @@ class Follower:
             return self._next(now) if self._target is not None else self._ask_later(now)
         return list(asked)
 
+    def retry_later(self, now: float, error: BroadcasterError) -> None:
+        """The pool had no buffer: what is visible stays, and the question is asked again when its time comes."""
+        self.error = error
+        self._drop()
+        self._ask_later(now)
+
     def _ask_later(self, now: float) -> Out:
         """What failed may fail again at once: the question waits for its time."""
         self.state = FollowerState.ASKING
