@@ -19,7 +19,9 @@ Bytes = npt.NDArray[np.uint8]
 HUGE = 2 << 20
 """Bytes of a huge page: mappings from this size on ask for such pages."""
 KEEP = 2
-"""Idle buffers that a pool keeps."""
+"""Idle buffers that a pool keeps at most."""
+REMEMBERED = 8
+"""Lendings that a pool looks back to, to know how many buffers it needs at once."""
 
 
 def allocate(size: int) -> mmap.mmap:
@@ -101,12 +103,18 @@ class BufferPool:
     payloads' memory: one visible, one on its way. Each old snapshot that the user keeps costs one more.
     """
 
-    def __init__(self, keep: int = KEEP) -> None:
-        self._kept = Kept(keep)
+    def __init__(self) -> None:
+        self._kept = Kept()
+        self._lent: dict[int, mmap.mmap] = {}
+        self._needed: deque[int] = deque(maxlen=REMEMBERED)
+        """How many buffers were in use at once, at each of the last times that one was lent."""
 
     def lend(self, size: int) -> memoryview:
         """Memory of exactly `size` bytes, to be given back with `give` or turned into a `root`. Raises what `allocate` raises."""
-        return view_of(self._kept.take(size), size)
+        memory = self._kept.take(size)
+        self._lent[id(memory)] = memory
+        self._needed.append(len(self._lent))
+        return view_of(memory, size)
 
     def give(self, buffer: memoryview) -> None:
         """Takes a lent buffer back that leads to no version."""
@@ -121,6 +129,9 @@ class BufferPool:
         return array
 
     def _take_back(self, memory: Any) -> None:
+        # What was needed once, because somebody kept an old version for a moment, is not kept for ever.
+        self._lent.pop(id(memory), None)
+        self._kept.keep = min(KEEP, max(list(self._needed), default=0) - len(self._lent))
         self._kept.put(memory)
 
     @property

@@ -99,6 +99,30 @@ def test_at_most_two_idle_buffers_are_kept() -> None:
     assert len(pool.idle) == 2
 
 
+def test_what_was_needed_for_a_moment_is_let_go_after_a_while() -> None:
+    pool = BufferPool()
+    held = [filled(pool, 3 * MIB, value) for value in range(4)]
+    newest = held[-1]
+    held.clear()
+    for value in range(12):
+        newest = filled(pool, 3 * MIB, value)
+    assert newest is not None and len(pool.idle) == 1, "one visible, one for the next"
+
+
+def test_who_often_holds_an_old_version_makes_no_new_memory_each_time() -> None:
+    pool, places = BufferPool(), set()
+    newest = filled(pool, 3 * MIB, 0)
+    for value in range(1, 30):
+        held = newest if value % 3 else None  # An actor that is slower than the learner.
+        newest = filled(pool, 3 * MIB, value)
+        places.add(address(newest))
+        following = filled(pool, 3 * MIB, value)
+        places.add(address(following))
+        del held
+        newest = following
+    assert len(places) == 3
+
+
 def test_a_buffer_that_is_let_go_stays_mapped_under_its_views() -> None:
     kept = Kept(keep=1)
     first = allocate(MIB)
