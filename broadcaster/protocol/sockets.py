@@ -18,7 +18,7 @@ _EVERYWHERE = {
     "TCP_MAXRT": 15_000,
 }
 _LISTENING = {"BACKLOG": 4096, "HANDSHAKE_IVL": 5_000}
-_CONNECTING = {"RECONNECT_IVL": 100, "RECONNECT_IVL_MAX": 2_000, "CONNECT_TIMEOUT": 5_000}
+_CONNECTING = {"RECONNECT_IVL": 100, "RECONNECT_IVL_MAX": 500, "CONNECT_TIMEOUT": 5_000}
 
 PUSH_HWM = 256
 """Chunks queued for one subscriber before PUB drops for it: the bound on what a stalled actor costs is
@@ -37,7 +37,8 @@ SERVER: dict[str, dict[str, int]] = {
 
 CLIENT: dict[str, dict[str, int]] = {
     "upload": _EVERYWHERE | _CONNECTING | {"MAXMSGSIZE": CHUNK, "SNDHWM": 64, "RCVHWM": 1000},
-    "push": _EVERYWHERE | _CONNECTING | {"MAXMSGSIZE": CHUNK, "RCVHWM": PUSH_HWM},
+    "push": _EVERYWHERE | _CONNECTING | {"MAXMSGSIZE": CHUNK, "RCVHWM": 24},
     "data": _EVERYWHERE | _CONNECTING | {"MAXMSGSIZE": CHUNK, "SNDHWM": 1000, "RCVHWM": 256},
 }
-"""Options of a client's sockets by channel (DEALER, SUB, DEALER)."""
+"""Options of a client's sockets by channel (DEALER, SUB, DEALER). What a slow actor does not take waits at the broadcaster, where
+it is shared, not in a queue of its own: hence the small RCVHWM of push."""

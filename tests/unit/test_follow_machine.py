@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import xxhash
 
-from broadcaster.protocol.errors import BroadcasterError, EventsGone, RemoteProtocolError, UnknownModel, VersionEvicted
+from broadcaster.protocol.errors import BroadcasterError, EventsGone, NoSpace, RemoteProtocolError, UnknownModel, VersionEvicted
 from broadcaster.protocol.frames import ChunkHeader
 from broadcaster.protocol.limits import BEACON_IDLE, CHUNK, RETRY
 from broadcaster.protocol.machines.follow import Delivered, Follower, FollowerState, Hole, Listed, Out
@@ -354,6 +354,25 @@ def test_while_one_version_is_read_the_newest_of_the_others_waits() -> None:
     out = desk.serve(4, 7, 2)
     assert out is not None and is_delivery(out, 7)
     assert rest(out) == [read(5, 9, 0), read(6, 9, 1), read(7, 9, 2)]
+
+
+def test_an_older_version_does_not_wait_behind_a_newer_one() -> None:
+    desk = following()
+    desk.get(published(11, 8))
+    assert desk.get(published(12, 7, transfer=T2)) == []
+    for request, index in ((2, 0), (3, 1)):
+        desk.serve(request, 8, index)
+    out = desk.serve(4, 8, 2)
+    assert out is not None and is_delivery(out, 8) and rest(out) == []
+
+
+def test_a_version_for_which_there_was_no_memory_is_asked_for_later() -> None:
+    desk = following(newest=version(7, 9))
+    desk.get(published(11, 8))
+    desk.machine.retry_later(desk.now, NoSpace(size=LARGE, where="memory"))
+    assert desk.pool.out == [] and isinstance(desk.machine.error, NoSpace) and desk.machine.visible == 7
+    assert desk.wait(RETRY / 2) == []
+    assert desk.wait(RETRY / 2) == [follow(6)]
 
 
 def test_a_small_newer_version_overtakes_the_one_that_is_being_read() -> None:

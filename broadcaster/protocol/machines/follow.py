@@ -29,6 +29,9 @@ from broadcaster.protocol.machines.fetch import Fetcher, FetcherState
 from broadcaster.protocol.messages import Abandon, Beacon, Error, Event, Events, Follow, Message, Replay, State
 from broadcaster.protocol.version import VersionInfo
 
+NEARLY = 4
+"""Chunks: a version that lacks no more than these is finished rather than let go for a newer one."""
+
 
 class Pool(Protocol):
     """Who owns the buffers: `lend` gives one of exactly `size` bytes, `give` takes one back that leads to no version."""
@@ -114,6 +117,7 @@ class Follower:
         self._retry = retry
         self._incoming: _Incoming | None = None
         self._target: VersionInfo | None = None
+        self._skipped = False
         self._ask_id: bytes | None = None
         self._ask_at: float | None = None
         self._replay_id: bytes | None = None
@@ -175,12 +179,13 @@ class Follower:
 
     def place(self, header: ChunkHeader, now: float) -> memoryview | None:
         """Where the bytes of a pushed chunk go; None when they are not wanted."""
-        incoming = self._incoming
         key = (header.transfer, header.attempt)
-        if incoming is not None and incoming.version is None and incoming.key != key:
-            if now - incoming.touched >= self._retry:
-                self._drop()
-                incoming = None
+        if self._incoming is not None and self._incoming.key != key and self._gives_way(self._incoming, header, now):
+            if self._incoming.version is not None:
+                self._aim(self._incoming.version)  # If the newer one leads to nothing, this one is read after all.
+                self._skipped = True
+            self._drop()
+        incoming = self._incoming
         if incoming is None:
             incoming = _Incoming(Assembly(self._pool.lend(header.size)), key, now)
             self._incoming = incoming
@@ -188,6 +193,18 @@ class Follower:
             return None
         index = incoming.assembly.index_of(header)
         return None if incoming.assembly.has(index) else incoming.assembly.view(index)
+
+    def _gives_way(self, incoming: _Incoming, header: ChunkHeader, now: float) -> bool:
+        """Whether what is being put together is let go for the transfer that this chunk belongs to.
+
+        Chunks without an event give way when they have stopped coming. A version that is being read gives way to a newer one that
+        begins to arrive: else whoever once fell behind a busy learner would read every version and receive it in vain as well. It
+        does so once, then one is finished: there is always a next newest.
+        """
+        if incoming.version is None:
+            return now - incoming.touched >= self._retry
+        begins = header.offset == 0 and self.visible > 0 and not self._skipped
+        return begins and incoming.assembly.count - incoming.assembly.front > NEARLY
 
     def place_read(self, header: ChunkHeader) -> memoryview | None:
         """Where the bytes of an answer to a read go; None for one that is not awaited any more."""
@@ -369,8 +386,7 @@ class Follower:
         return out
 
     def _replay(self, now: float) -> Out:
-        if self.epoch is None:
-            return []
+        assert self.epoch is not None, "there is a gap only in a log that is known"
         self._replay_id, self._replay_at = self._make_id(), now
         return [
             Replay(
@@ -401,13 +417,17 @@ class Follower:
     def _want(self, version: VersionInfo, now: float) -> Out:
         incoming = self._incoming
         if incoming is not None:
-            newer = self._target is None or version.number > self._target.number
-            if newer and (incoming.version is None or version.number > incoming.version.number):
-                self._target = version
+            if incoming.version is None or version.number > incoming.version.number:
+                self._aim(version)
             return []
         incoming = _Incoming(Assembly(self._pool.lend(version.size)), None, now, version)
         self._incoming = incoming
         return self._read(incoming, version, now)
+
+    def _aim(self, version: VersionInfo) -> None:
+        """What to get next, unless something newer is."""
+        if self._target is None or version.number > self._target.number:
+            self._target = version
 
     def _read(self, incoming: _Incoming, version: VersionInfo, now: float) -> Out:
         incoming.fetcher = Fetcher(version, incoming.assembly, self._make_id, retry=self._retry)
@@ -450,7 +470,7 @@ class Follower:
             self._incoming = None
         elif incoming is not None and incoming.version is not None and incoming.version.number <= version.number:
             self._drop()
-        self.visible, self.error = version.number, None
+        self.visible, self.error, self._skipped = version.number, None, False
         return [Delivered(version, payload), *self._next(now)]
 
     def _next(self, now: float) -> Out:
