@@ -362,10 +362,10 @@ class Catalog:
 
     def _superseded(self, entry: tuple[int, Key, int]) -> Kept | None:
         """The version of a heap entry if it is still resident and not (again) its model's newest."""
-        place, key, number = entry
+        _, key, number = entry
         line = self._lines.get(key)
         kept = line.versions.get(number) if line is not None else None
-        if kept is None or kept.place != place or not kept.resident or self._is_newest(kept):
+        if kept is None or not kept.resident or self._is_newest(kept):
             return None
         return kept
 

@@ -160,6 +160,7 @@ def test_what_came_another_way_is_neither_read_nor_waited_for() -> None:
     for index in (0, 2):
         machine.assembly.view(index)[:] = PAYLOAD[index * CHUNK : (index + 1) * CHUNK]
         machine.assembly.add(index)
+    assert answer(machine, 1, 0) is None
     assert machine.came(0.5) == [read(3, 3)]
     assert not machine.owns(id_of(1)) and machine.deadline == 1.5
     assert answer(machine, 3, 3) == []
