@@ -155,6 +155,7 @@ class Broker:
         self._on_disk: set[Key] = set()
         """Models that the archive knows."""
         self._uploads: dict[bytes, Upload] = {}
+        self._unanswered: list[Upload] = []
         self._parked: dict[Key, list[Upload]] = {}
         self._attempts: OrderedDict[bytes, int] = OrderedDict()
         self._finished: OrderedDict[bytes, tuple[Key, VersionInfo]] = OrderedDict()
@@ -188,7 +189,17 @@ class Broker:
         if begin.archived:
             self._stage(upload, now)
         else:
-            self._send(upload, upload.assembler.start(now))
+            self._unanswered.append(upload)
+
+    def settle(self, now: float) -> None:
+        """All that came has been looked at: uploads that were begun and are not done yet get their first credit.
+
+        Small payloads come with their `begin`, and are answered with `done` alone.
+        """
+        for upload in self._unanswered:
+            if upload.stage is Stage.RECEIVING and self._uploads.get(upload.begin.upload_id) is upload:
+                self._send(upload, upload.assembler.start(now))
+        self._unanswered.clear()
 
     def publish(self, message: Publish, payload: memoryview, caller: Caller, now: float) -> None:
         """A small payload, begun and committed in one message."""
@@ -206,8 +217,8 @@ class Broker:
             upload.assembler.assembly.add(0)
         self._commit(upload, now)
 
-    def place(self, header: ChunkHeader, caller: Caller) -> tuple[Upload, memoryview] | None:
-        """The upload of an arriving chunk and where its bytes go; None when they are not wanted."""
+    def wants(self, header: ChunkHeader, caller: Caller) -> Upload | None:
+        """The upload that an arriving chunk belongs to; None when it is not wanted."""
         upload = self._uploads.get(header.transfer)
         if upload is None or upload.stage is not Stage.RECEIVING:
             self.rooms.stats.count("chunks_dropped")
@@ -218,11 +229,11 @@ class Broker:
         except BroadcasterError as error:
             self._fail(upload, error)
             return None
-        return None if view is None else (upload, view)
+        return None if view is None else upload
 
-    def placed(self, upload: Upload, header: ChunkHeader, now: float) -> None:
-        """The bytes are where `place` said."""
-        self._send(upload, upload.assembler.placed(header, now))
+    def put(self, upload: Upload, header: ChunkHeader, data: memoryview, now: float) -> None:
+        """The bytes of a chunk that `wants` wanted go to their place."""
+        self._send(upload, upload.assembler.put(header, data, now))
 
     def dropped(self, header: ChunkHeader, now: float) -> None:
         """A chunk was not wanted: a hole is answered with a rewind, a repetition not at all."""

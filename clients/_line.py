@@ -6,6 +6,7 @@ import mmap
 import threading
 
 from broadcaster.protocol.errors import BroadcasterError, VersionSuperseded
+from clients._driver.frames import Frames
 from clients._driver.loop import Driver
 from clients._driver.uploading import Upload
 from clients.buffers import Kept
@@ -25,14 +26,19 @@ class Line:
         self._waiting: Upload | None = None
         self._memory: dict[bytes, mmap.mmap] = {}
         self._kept = Kept(keep=1)
+        self._frames: dict[int, Frames] = {}
 
-    def memory(self, size: int) -> mmap.mmap:
-        """Memory for the next payload. Raises NoSpace."""
+    def memory(self, size: int) -> tuple[mmap.mmap, Frames]:
+        """Memory for the next payload, and the frames over it. Raises NoSpace."""
         with self._lock:
             self._supersede()
             # A second buffer is kept from the first time on that two were needed at once.
             self._kept.keep = max(self._kept.keep, len(self._memory) + 1)
-        return self._kept.take(size)
+        memory = self._kept.take(size)
+        with self._lock:
+            # Only of memory that is in use: frames keep theirs alive.
+            self._frames = {id(one): self._frames.get(id(one)) or Frames() for one in (memory, *self._memory.values())}
+            return memory, self._frames[id(memory)]
 
     def begin(self, upload: Upload, memory: mmap.mmap | None) -> bool:
         """Takes it in, and starts it if nothing is before it: whether it was started."""
@@ -87,3 +93,5 @@ class Line:
         memory = self._memory.pop(upload.key, None)
         if memory is not None and intact:
             self._kept.put(memory)
+        elif memory is not None:
+            self._frames.pop(id(memory), None)

@@ -28,9 +28,11 @@ from clients.buffers import view_of
 
 TIMEOUT = 30.0
 """Seconds that a publication may take, unless told otherwise."""
-TELL = 2 << 20
-"""Bytes copied between two words to the I/O thread: few enough that it starts soon, enough that it does not disturb the
-copying."""
+TELL = (1 << 20, 4 << 20)
+"""Bytes copied between two words to the I/O thread, least and most: few enough that it starts soon, enough that it does not
+disturb the copying."""
+TOGETHER = 2 << 20
+"""Bytes of a payload that is copied first and sent then: waking the I/O thread in between costs more than it gains."""
 LOOK = 0.1
 """Seconds between two looks at how far an upload is, for `progress`."""
 
@@ -150,28 +152,36 @@ class Publisher:
         return upload
 
     def _chunked(self, begin: Begin, plan: codec.Plan, deadline: float, timeout: float) -> Upload:
-        memory = self._line.memory(plan.size)
+        memory, frames = self._line.memory(plan.size)
         view = view_of(memory, plan.size)
-        upload = ChunkedUpload(begin, view, self._driver.send_upload, self._line.ended, deadline, timeout)
-        self._line.begin(upload, memory)  # Its word is on the way, and its chunks follow while they are being copied.
+        upload = ChunkedUpload(begin, view, frames, self._driver.send_upload, self._line.ended, deadline, timeout)
+        streamed = plan.size > TOGETHER
+        if streamed:
+            self._line.begin(upload, memory)  # Its word is on the way, and its chunks follow while they are being copied.
         try:
-            self._copy(upload, plan, view)
+            self._copy(upload, plan, view, self._driver.post if streamed else lambda command: command(0.0))
         except BaseException as error:
             aborted = Aborted(model_id=self.model_id, reason=f"the weights could not be copied: {type(error).__name__}")
-            self._driver.post(lambda now: upload.fail(aborted))
+            if streamed:
+                self._driver.post(lambda now: upload.fail(aborted))
             raise
+        if not streamed:
+            self._line.begin(upload, memory)
         self._line.queue(upload)
         return upload
 
-    def _copy(self, upload: ChunkedUpload, plan: codec.Plan, view: memoryview) -> None:
-        """Copies and hashes piece by piece, while the bytes are warm, and tells the I/O thread how far it is."""
-        digest, hashed, told, post = xxhash.xxh3_128(), 0, 0, self._driver.post
+    def _copy(
+        self, upload: ChunkedUpload, plan: codec.Plan, view: memoryview, post: Callable[[Callable[[float], None]], None]
+    ) -> None:
+        """Copies and hashes piece by piece, while the bytes are warm, and tells the upload how far it is."""
+        digest, hashed, told = xxhash.xxh3_128(), 0, 0
+        tell = min(max(plan.size // 16, TELL[0]), TELL[1])
 
         def filled(size: int) -> None:
             nonlocal hashed, told
             digest.update(view[hashed:size])
             hashed = size
-            if size - told >= TELL:
+            if size - told >= tell:
                 told = size
                 post(lambda now: upload.filled(size, now))
 

@@ -12,6 +12,9 @@ from broadcaster.protocol.frames import ChunkHeader
 from broadcaster.protocol.limits import CHUNK
 from broadcaster.protocol.messages import SHA256
 
+PIECE = 256 << 10
+"""Bytes copied and hashed at a time."""
+
 
 class Digest(Protocol):
     """What hashlib and xxhash have in common."""
@@ -70,6 +73,9 @@ class Assembly:
     def add(self, index: int) -> None:
         """Says that the bytes of chunk `index` are in place now. Hashes as far as there is no hole."""
         self._ahead.add(index)
+        self._hash_ahead()
+
+    def _hash_ahead(self) -> None:
         while self.front in self._ahead:
             self._ahead.remove(self.front)
             piece = self.view(self.front)
@@ -77,6 +83,23 @@ class Assembly:
             if self._also is not None:
                 self._also.update(piece)
             self.front += 1
+
+    def put(self, index: int, data: memoryview) -> None:
+        """Copies a chunk to its place; one at the front is hashed in pieces, right behind the copy, while they are in the
+        processor's cache."""
+        place = self.view(index)
+        if index != self.front:
+            place[:] = data
+            self.add(index)
+            return
+        for start in range(0, len(place), PIECE):
+            piece = data[start : start + PIECE]
+            place[start : start + PIECE] = piece
+            self._xxh3.update(piece)
+            if self._also is not None:
+                self._also.update(piece)
+        self.front += 1
+        self._hash_ahead()
 
     @property
     def digest(self) -> str:

@@ -20,6 +20,7 @@ from broadcaster.server.channels import Channels
 from broadcaster.server.peers import Peer
 from broadcaster.server.requests import Requests
 from broadcaster.server.subscribers import Subscribers
+from broadcaster.server.transfer import receive, send
 
 log = logging.getLogger("broadcaster.server")
 
@@ -65,12 +66,12 @@ class Loop:
             frames: list[bytes | memoryview] = [raw, *encode(event)]
             if payload is not None:
                 frames.append(payload)
-            self._channels.push.send_multipart(frames, zmq.NOBLOCK)
+            send(self._channels.push, frames)
 
     def push_abandon(self, key: Key, abandon: Abandon) -> None:
         raw = self._subscribers.chunks(key)
         if raw is not None:
-            self._channels.push.send_multipart([raw, *encode(abandon)], zmq.NOBLOCK)
+            send(self._channels.push, [raw, *encode(abandon)])
 
     @property
     def subscriptions(self) -> int:
@@ -103,6 +104,7 @@ class Loop:
             for socket, turn in turns:
                 if socket in ready:
                     self._drain(socket, turn)
+            self._broker.settle(self._clock())
             if self._wake.fileno() in ready:
                 self._run_posted()
 
@@ -118,9 +120,8 @@ class Loop:
 
     def _drain(self, socket: zmq.Socket[bytes], turn: Callable[[Frames], None]) -> None:
         for _ in range(_TURN):
-            try:
-                frames = socket.recv_multipart(zmq.NOBLOCK, copy=False)
-            except zmq.Again:
+            frames = receive(socket)
+            if frames is None:
                 return
             turn(frames)
 
@@ -141,7 +142,7 @@ class Loop:
                     model_id=key[1],
                     interval_ms=int(interval * 1000),
                 )
-                self._channels.push.send_multipart([raw, *encode(beacon)], zmq.NOBLOCK)
+                send(self._channels.push, [raw, *encode(beacon)])
 
     # --- upload channel --------------------------------------------------------------------------------------------
 
@@ -183,18 +184,16 @@ class Loop:
             self._rooms.stats.count("bad_messages")
             return
         peer = Peer(self._channels.upload, [frames[0].bytes], self._rooms.stats, header.transfer, upload_id=header.transfer)
-        found = self._broker.place(header, peer)
-        if found is None:
+        upload = self._broker.wants(header, peer)
+        if upload is None:
             self._broker.dropped(header, now)
             return
-        upload, view = found
         raw = self._subscribers.chunks(upload.key)
         if raw is not None:
             self._rooms.stats.count("chunks_pushed")
             pushed = upload.pushed(header).pack()
-            self._channels.push.send_multipart([raw, pushed, data], zmq.NOBLOCK, copy=False)
-        view[:] = data.buffer
-        self._broker.placed(upload, header, now)
+            send(self._channels.push, [raw, pushed, data])
+        self._broker.put(upload, header, data.buffer, now)
 
     # --- data channel ----------------------------------------------------------------------------------------------
 

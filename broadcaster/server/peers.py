@@ -7,6 +7,7 @@ import zmq
 from broadcaster.protocol.errors import BroadcasterError, Fact
 from broadcaster.protocol.frames import ChunkHeader, encode
 from broadcaster.protocol.messages import Error, Message
+from broadcaster.server.transfer import send
 from broadcaster.slots import Tracker
 from broadcaster.stats import Stats
 
@@ -49,7 +50,7 @@ class Peer:
         if payload is not None:
             frames.append(payload)
         try:
-            self._socket.send_multipart(frames, zmq.NOBLOCK)
+            send(self._socket, frames)
         except zmq.ZMQError:
             self._stats.count("replies_dropped")  # Gone, or not reading: it asks again if it still wants to know.
 
@@ -61,7 +62,7 @@ class Peer:
         """Sends from where the bytes are; the tracker tells when they are not needed any more."""
         frames: list[bytes | memoryview] = [*self._envelope, b"", header.pack(), data]
         try:
-            return self._socket.send_multipart(frames, zmq.NOBLOCK, copy=False, track=True)
+            return send(self._socket, frames, track=True)
         except zmq.ZMQError:
             self._stats.count("replies_dropped")
             return None

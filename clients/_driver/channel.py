@@ -7,11 +7,15 @@ from collections.abc import Callable
 import zmq
 
 from broadcaster.protocol.errors import InvalidRequest, RemoteProtocolError
-from broadcaster.protocol.frames import Buffer, Chunk, ChunkHeader, decode_header, encode, is_chunk_header
+from broadcaster.protocol.frames import Buffer, ChunkHeader, decode_header, encode, is_chunk_header
 from broadcaster.protocol.messages import Message
 from broadcaster.protocol.sockets import CLIENT
 
 Place = Callable[[ChunkHeader], memoryview | None]
+
+NOW = int(zmq.NOBLOCK)
+NOW_AND_MORE = int(zmq.NOBLOCK) | int(zmq.SNDMORE)
+"""Plain numbers: an operation on pyzmq's enums costs as much as a small send."""
 
 KINDS = {"upload": zmq.DEALER, "push": zmq.SUB, "data": zmq.DEALER}
 
@@ -39,22 +43,22 @@ class Channel:
 
     # --- sending ---------------------------------------------------------------------------------------------------
 
-    def send(self, message: Message, payload: Buffer | None = None) -> None:
-        frames: list[Buffer] = [*self._envelope, *encode(message)]
+    def send(self, message: Message, payload: Buffer | zmq.Frame | None = None) -> None:
+        frames: list[Buffer | zmq.Frame] = [*self._envelope, *encode(message)]
         if payload is not None:
             frames.append(payload)
         self._send(frames)
 
-    def send_chunk(self, chunk: Chunk) -> None:
+    def send_chunk(self, header: ChunkHeader, data: Buffer | zmq.Frame) -> None:
         """The bytes go from where they lie, and must stay as they are until the broadcaster has said that it has them."""
-        self._send([*self._envelope, b"", chunk.header.pack(), chunk.data])
+        self._send([*self._envelope, b"", header.pack(), data])
 
-    def _send(self, frames: list[Buffer]) -> None:
+    def _send(self, frames: list[Buffer | zmq.Frame]) -> None:
         last = len(frames) - 1
         try:
             for index, frame in enumerate(frames):
                 # A queue that took the first frame takes all: only that one can be refused.
-                self.socket.send(frame, zmq.NOBLOCK | (zmq.SNDMORE if index < last else 0), copy=index < last)
+                self.socket.send(frame, NOW_AND_MORE if index < last else NOW, copy=index < last)
         except zmq.Again:
             self.dropped += 1
 
@@ -63,7 +67,7 @@ class Channel:
     def first(self) -> bytes | None:
         """The first frame of the next message, or None when there is none."""
         try:
-            return self.socket.recv(zmq.NOBLOCK)
+            return self.socket.recv(NOW)
         except zmq.Again:
             return None
 
@@ -71,19 +75,19 @@ class Channel:
         """The next frame of the message. Raises RemoteProtocolError when there is none."""
         if not self.socket.getsockopt(zmq.RCVMORE):
             raise RemoteProtocolError(reason="a frame is missing")
-        return self.socket.recv(zmq.NOBLOCK)
+        return self.socket.recv(NOW)
 
     def rest(self) -> list[bytes]:
         """The frames of the message that were not taken."""
         found = []
         while self.socket.getsockopt(zmq.RCVMORE):
-            found.append(self.socket.recv(zmq.NOBLOCK))
+            found.append(self.socket.recv(NOW))
         return found
 
     def drop(self) -> None:
         """Lets go what is left of the message."""
         while self.socket.getsockopt(zmq.RCVMORE):
-            self.socket.recv_into(bytearray(), flags=zmq.NOBLOCK)
+            self.socket.recv_into(bytearray(), flags=NOW)
 
     def chunk(self, place: Place, other: list[bytes] | None = None) -> ChunkHeader | None:
         """Receives a chunk's header, and its bytes to where `place` says; None when they are not wanted, or not of the length
@@ -102,4 +106,4 @@ class Channel:
             return None
         if len(room) == 0:
             return header if not self.frame() else None
-        return header if self.socket.recv_into(room, flags=zmq.NOBLOCK) == header.length else None
+        return header if self.socket.recv_into(room, flags=NOW) == header.length else None

@@ -165,13 +165,14 @@ class Driver:
         feed.fail(Closed(what=f"the subscriber of {feed.model_id}"))
         self._all.forget(feed)
 
-    def send_data(self, message: Message | Chunk, payload: Buffer | None = None) -> None:
+    def send_data(self, message: Message | Chunk, payload: Buffer | zmq.Frame | None = None) -> None:
         assert isinstance(message, Message)
         self._channels["data"].send(message, payload)
 
-    def send_upload(self, message: Message | Chunk, payload: Buffer | None = None) -> None:
+    def send_upload(self, message: Message | Chunk, payload: Buffer | zmq.Frame | None = None) -> None:
+        """A chunk's `payload` is the frame over its bytes."""
         if isinstance(message, Chunk):
-            self._channels["upload"].send_chunk(message)
+            self._channels["upload"].send_chunk(message.header, message.data if payload is None else payload)
         else:
             self._channels["upload"].send(message, payload)
 

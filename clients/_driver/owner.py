@@ -6,6 +6,8 @@ import itertools
 import os
 from typing import Protocol
 
+import zmq
+
 from broadcaster.protocol.errors import BroadcasterError
 from broadcaster.protocol.frames import Buffer, Chunk, ChunkHeader
 from broadcaster.protocol.messages import Message
@@ -14,7 +16,7 @@ from broadcaster.protocol.messages import Message
 class Send(Protocol):
     """Sends on the channel of the conversation."""
 
-    def __call__(self, message: Message | Chunk, payload: Buffer | None = None) -> None: ...
+    def __call__(self, message: Message | Chunk, payload: Buffer | zmq.Frame | None = None) -> None: ...
 
 
 class Owner(Protocol):

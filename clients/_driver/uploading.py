@@ -8,13 +8,14 @@ from dataclasses import replace
 from typing import cast
 
 from broadcaster.protocol.errors import BroadcasterError, Busy, RequestTimeout, from_wire
-from broadcaster.protocol.frames import Buffer
+from broadcaster.protocol.frames import Buffer, Chunk
 from broadcaster.protocol.limits import CHUNK, RETRY
 from broadcaster.protocol.machines.upload import Out, Uploader, UploaderState
 from broadcaster.protocol.messages import Begin, Credit, Done, Error, Message, Publish, Request
 from broadcaster.protocol.version import VersionInfo
 from clients._driver import futures
 from clients._driver.asking import left
+from clients._driver.frames import Frames
 from clients._driver.owner import Send
 
 
@@ -67,12 +68,13 @@ class _Upload:
 
 class ChunkedUpload(_Upload):
     """A payload that is sent from where it lies, while it is still being filled. `payload` must not change once it was sent from,
-    until the future has ended well."""
+    until the future has ended well. `frames` are those of its memory."""
 
     def __init__(
         self,
         begin: Begin,
         payload: memoryview,
+        frames: Frames,
         send: Send,
         ended: Callable[[Upload, bool], None],
         deadline: float,
@@ -82,6 +84,7 @@ class ChunkedUpload(_Upload):
         self.acknowledged = 0
         """Bytes that the broadcaster said it has. May be read from any thread."""
         self._payload = payload
+        self._frames = frames
         self._uploader = Uploader(begin, payload)
         self._filled = 0
         self._digest: str | None = None
@@ -135,7 +138,10 @@ class ChunkedUpload(_Upload):
         if self.over:
             return
         for message in out if self.started else []:
-            self._send(self._budgeted(message, now) if isinstance(message, Request) else message)
+            if isinstance(message, Chunk):
+                self._send(message, self._frames.of(message))
+            else:
+                self._send(self._budgeted(message, now) if isinstance(message, Request) else message)
         if self._uploader.state is UploaderState.DONE:
             self._end(self._uploader.version, None)
         elif self._uploader.error is not None and self._paused_until is None:

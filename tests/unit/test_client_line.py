@@ -46,8 +46,8 @@ class Desk:
 
     def upload(self, size: int = 3 * MIB) -> tuple[ChunkedUpload, Any]:
         """An upload that has been copied whole, and the memory that it was copied to."""
-        memory = self.line.memory(size)
-        upload = ChunkedUpload(begin(size), view_of(memory, size), self.send, self.line.ended, 30.0, 30.0)
+        memory, frames = self.line.memory(size)
+        upload = ChunkedUpload(begin(size), view_of(memory, size), frames, self.send, self.line.ended, 30.0, 30.0)
         self.line.begin(upload, memory)
         self.post(lambda now: upload.finish("digest", now))
         self.line.queue(upload)
