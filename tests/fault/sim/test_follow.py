@@ -28,6 +28,18 @@ def disturbed(seed: int, chunk: int, rounds: int) -> World:
 
 @pytest.mark.parametrize("seed", range(200))
 def test_actors_converge_to_the_newest_version_whatever_was_lost(seed: int, small_chunks: int) -> None:
+    converge(seed, small_chunks)
+
+
+@pytest.mark.fault_long
+@pytest.mark.deadline(300)
+@pytest.mark.parametrize("first", range(10_000, 14_000, 500))
+def test_actors_converge_under_thousands_of_seeds(first: int, small_chunks: int) -> None:
+    for seed in range(first, first + 500):
+        converge(seed, small_chunks)
+
+
+def converge(seed: int, small_chunks: int) -> None:
     world = disturbed(seed, small_chunks, rounds=25)
     world.heal()
     world.run(BOUND, until=lambda: not world.learners)
