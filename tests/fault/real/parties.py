@@ -1,0 +1,140 @@
+"""The other parties of a conversation, as processes that a test can stop, continue and kill.
+
+python -m tests.fault.real.parties actor URL MODEL            prints a line for every version that becomes the newest
+python -m tests.fault.real.parties learner ADDRESSES ... STEP   uploads up to a step, says so, and waits to be killed
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import random
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+import xxhash
+
+from tests.bare_peer import WAIT, BarePeer, digest, wait_until
+from tests.broadcaster_process import ROOT
+
+STEPS = ("begun", "some chunks", "all chunks", "committed")
+"""How far a learner comes before it is killed."""
+
+
+class Party:
+    """A process that says what it does, a JSON value on each line."""
+
+    def __init__(self, *arguments: object) -> None:
+        line = [sys.executable, "-m", "tests.fault.real.parties", *map(str, arguments)]
+        environment = os.environ | {"PYTHONPATH": str(ROOT)}
+        self.process = subprocess.Popen(
+            line, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True
+        )
+        self._said: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self._said.put(line)
+
+    def next(self, *, seconds: float = WAIT) -> Any:
+        """The next value that it says."""
+        try:
+            return json.loads(self._said.get(timeout=seconds))
+        except queue.Empty:
+            raise AssertionError(f"{self.process.args} said nothing for {seconds:g} s, exit code {self.process.poll()}") from None
+
+    def pause(self) -> None:
+        self.process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        self.process.send_signal(signal.SIGCONT)
+
+    def kill(self) -> None:
+        """kill -9."""
+        self.process.kill()
+        self.process.wait()
+        self._reader.join()
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+
+    def __enter__(self) -> Party:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
+
+
+class Actor(Party):
+    """Follows a model with our client."""
+
+    def __init__(self, url: str, model: str) -> None:
+        super().__init__("actor", url, model)
+        assert self.next() == "following"
+
+    def until(self, number: int) -> dict[str, Any]:
+        """What it says of the first version that is at least `number`. What it said before must have been in order, and right."""
+        last = 0
+        while True:
+            said: dict[str, Any] = self.next()
+            assert said["digest"] == said["found"] and said["number"] > last, said
+            last = said["number"]
+            if last >= number:
+                return said
+
+
+class Learner(Party):
+    """Uploads `payload` of bytes of a seed, up to a step."""
+
+    def __init__(
+        self, addresses: Mapping[str, str], model: str, upload_id: bytes, size: int, step: str, *, archived: bool
+    ) -> None:
+        about = {channel: addresses[channel] for channel in ("upload", "push", "data")}
+        super().__init__("learner", json.dumps(about), model, upload_id.hex(), size, step, int(archived))
+        assert self.next() == step
+
+
+def payload_of(size: int) -> bytes:
+    """The same bytes in every process."""
+    return random.Random(size).randbytes(size)
+
+
+def follow(url: str, model: str) -> None:
+    from clients import connect
+
+    with connect(url) as client, client.subscriber(model) as subscriber:
+        print(json.dumps("following"), flush=True)
+        for snapshot in subscriber:
+            found, stats, version = xxhash.xxh3_128_hexdigest(snapshot.payload), subscriber.stats(), snapshot.version
+            said = {"number": version.number, "digest": version.digest, "found": found}
+            print(json.dumps(said | {"gaps": stats.gaps, "repaired": stats.repaired}), flush=True)
+
+
+def learn(addresses: dict[str, str], model: str, upload_id: bytes, size: int, step: str, archived: bool) -> None:
+    payload = payload_of(size)
+    with BarePeer(addresses) as peer:
+        peer.say("begin", upload_id, model_id=model, size=size, archived=archived)
+        assert peer.heard().kind == "credit"
+        for index in range({"begun": 0, "some chunks": 2}.get(step, 99)):
+            if index << 20 < size:
+                peer.chunk(upload_id, payload, index)
+        if step == "committed":
+            peer.say("commit", upload_id, digest=digest(payload))
+            wait_until(lambda: peer.numbers(model), "the version")  # The answer to the commit is not read.
+        print(json.dumps(step), flush=True)
+        signal.pause()
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "actor":
+        follow(sys.argv[2], sys.argv[3])
+    else:
+        _, _, where, model, upload_id, size, step, archived = sys.argv
+        learn(json.loads(where), model, bytes.fromhex(upload_id), int(size), step, bool(int(archived)))
