@@ -92,7 +92,9 @@ class Subscriber:
         self.check()
         until = None if timeout is None else time.monotonic() + check_timeout(timeout)
         waiter = Waiter(futures.new(), newer_than, until, timeout, id(self))
-        self._driver.post(lambda now: self._feed.wait(waiter))
+        self._feed.wait(waiter)
+        if until is not None:
+            self._driver.look_by(until)
         return waiter.future
 
     def load_into(self, target: object, *, strict: bool = True) -> Any:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import zmq
 
+_READABLE = int(zmq.POLLIN)
 _NOW = int(zmq.NOBLOCK)
 _NOW_AND_MORE = int(zmq.NOBLOCK) | int(zmq.SNDMORE)
 
@@ -24,6 +25,8 @@ def send(socket: zmq.Socket[bytes], frames: Sequence[Sendable], *, track: bool =
 
 def receive(socket: zmq.Socket[bytes]) -> list[zmq.Frame] | None:
     """The frames of the next message, or None when there is none."""
+    if not int(socket.getsockopt(zmq.EVENTS)) & _READABLE:  # Asking is a tenth of what the exception costs.
+        return None
     try:
         frame = socket.recv(_NOW, copy=False)
     except zmq.Again:

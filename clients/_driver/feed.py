@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -56,8 +57,8 @@ class Heard(NamedTuple):
 
 
 class Feed:
-    """Follows one model. `snapshot`, `versions`, `received` and `heard` may be read from any thread; all else runs on the I/O
-    thread."""
+    """Follows one model. `snapshot`, `versions`, `received` and `heard` may be read, and `wait` called, from any thread; all else
+    runs on the I/O thread."""
 
     def __init__(self, namespace: str, model_id: str, outside: Outside, send: Send) -> None:
         ids = Ids()
@@ -73,11 +74,13 @@ class Feed:
         self.heard: deque[Heard] = deque(maxlen=HEARD)
         self.users = 0
         self.over = False
+        self._ended: BroadcasterError | None = None
         self.pool = BufferPool()
         self.follower = Follower(namespace, model_id, ids.make, self.pool)
         self._outside = outside
         self._send = send
         self._waiters: list[Waiter] = []
+        self._waiters_lock = threading.Lock()
         self._listings: list[Listing] = []
         self._listed: VersionInfo | None = None
 
@@ -85,7 +88,8 @@ class Feed:
 
     @property
     def deadline(self) -> float | None:
-        times = [waiter.until for waiter in self._waiters if waiter.until is not None]
+        with self._waiters_lock:
+            times = [waiter.until for waiter in self._waiters if waiter.until is not None]
         own = self.follower.deadline
         return min([*times, own] if own is not None else times, default=None)
 
@@ -117,8 +121,9 @@ class Feed:
 
     def fail(self, error: BroadcasterError) -> None:
         """Nobody follows any more, or nobody can."""
-        self.over = True
-        waiters, self._waiters = self._waiters, []
+        with self._waiters_lock:
+            self.over, self._ended = True, error
+            waiters, self._waiters = self._waiters, []
         for waiter in waiters:
             futures.fail(waiter.future, error)
         for listing in self._listings:
@@ -176,27 +181,36 @@ class Feed:
     def _serve(self) -> None:
         snapshot = self.snapshot
         if self._waiters and snapshot is not None:
-            waiters, self._waiters = self._waiters, []
-            for waiter in waiters:
-                if waiter.newer_than < snapshot.version.number:
-                    futures.fulfil(waiter.future, snapshot)
-                else:
-                    self._waiters.append(waiter)
+            number = snapshot.version.number
+            with self._waiters_lock:
+                served = [waiter for waiter in self._waiters if waiter.newer_than < number]
+                self._waiters = [waiter for waiter in self._waiters if waiter.newer_than >= number]
+            for waiter in served:
+                futures.fulfil(waiter.future, snapshot)
         for listing in self._listings:
             listing.serve()
 
     # --- who waits -------------------------------------------------------------------------------------------------
 
     def wait(self, waiter: Waiter) -> None:
-        """Its future gets the newest version, as soon as that is newer than the number given."""
-        self._waiters.append(waiter)
-        self._serve()
+        """Its future gets the newest version, as soon as that is newer than the number given. May be called from any thread, and
+        wakes no other one: the I/O thread has to be told of `waiter.until` if it sleeps for longer."""
+        with self._waiters_lock:
+            snapshot, ended = self.snapshot, self._ended
+            here = snapshot is not None and waiter.newer_than < snapshot.version.number
+            if not here and ended is None:
+                self._waiters.append(waiter)
+        if here and snapshot is not None:
+            futures.fulfil(waiter.future, snapshot)
+        elif ended is not None:
+            futures.fail(waiter.future, ended)
 
     def _expire_waiters(self, now: float) -> None:
-        late = [waiter for waiter in self._waiters if waiter.until is not None and now >= waiter.until]
-        if not late:
-            return
-        self._waiters = [waiter for waiter in self._waiters if waiter not in late]
+        with self._waiters_lock:
+            late = [waiter for waiter in self._waiters if waiter.until is not None and now >= waiter.until]
+            if not late:
+                return
+            self._waiters = [waiter for waiter in self._waiters if waiter not in late]
         why = f" ({self.follower.error})" if self.follower.error is not None else ""
         for waiter in late:
             newer = f" newer than {waiter.newer_than}" if waiter.newer_than else ""
@@ -214,8 +228,9 @@ class Feed:
 
     def dismiss(self, who: int, listings: Sequence[Listing], error: BroadcasterError) -> None:
         """One subscriber is closed: what it waits for ends with `error`."""
-        leaving = [waiter for waiter in self._waiters if waiter.who == who]
-        self._waiters = [waiter for waiter in self._waiters if waiter.who != who]
+        with self._waiters_lock:
+            leaving = [waiter for waiter in self._waiters if waiter.who == who]
+            self._waiters = [waiter for waiter in self._waiters if waiter.who != who]
         self._listings = [listing for listing in self._listings if listing not in listings]
         for waiter in leaving:
             futures.fail(waiter.future, error)

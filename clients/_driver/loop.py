@@ -6,6 +6,7 @@ Users' threads hand it commands and get futures; it ends each of them by its dea
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections import deque
@@ -57,6 +58,8 @@ class Driver:
         self._commands: deque[Command] = deque()
         self._wakeup = Wakeup()
         self._closing = False
+        self._sleeps_until = math.inf
+        """When the thread looks again if nothing happens; infinity while it makes up its mind."""
         self._all = Conversations()
         self._channels: dict[str, Channel] = {}
         self._greeting = False
@@ -91,6 +94,11 @@ class Driver:
     def strange(self) -> int:
         """Messages that were dropped because they broke the rules."""
         return self._all.strange
+
+    def look_by(self, when: float) -> None:
+        """Something is to be looked at by then (monotonic): the thread is woken only if it would sleep for longer."""
+        if when < self._sleeps_until:
+            self._wakeup.signal()
 
     def open(self, timeout: float) -> Future[Welcome]:
         """Starts the thread; the future gets the broadcaster's welcome."""
@@ -264,6 +272,7 @@ class Driver:
             self._end(ended)
 
     def _turn(self) -> None:
+        self._sleeps_until = math.inf
         self._wakeup.asleep = True
         timeout = 0 if self._commands or self._closing else self._milliseconds()
         ready = {fd for fd, _ in self._poller.poll(timeout)}
@@ -283,7 +292,8 @@ class Driver:
         deadlines = [deadline for owner in self._all.owners.values() if (deadline := owner.deadline) is not None]
         if not deadlines:
             return None
-        return max(0, int((min(deadlines) - time.monotonic()) * 1000) + 1)
+        self._sleeps_until = min(deadlines)
+        return max(0, int((self._sleeps_until - time.monotonic()) * 1000) + 1)
 
     def _expire(self, now: float) -> None:
         late = [owner for owner in self._all.owners.values() if (deadline := owner.deadline) is not None and now >= deadline]
