@@ -254,6 +254,12 @@ def test_a_directory_that_is_gone_is_an_error_of_its_own(directory: Path) -> Non
         SlotPool(directory / "gone", budget=8 * MIB).grant(SIZE)
 
 
+def test_pages_are_real_where_there_is_no_fallocate(pool: SlotPool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(os, "posix_fallocate")
+    status = granted(pool).path.stat()
+    assert status.st_size == HEADER + 4 * MIB and status.st_blocks * 512 >= status.st_size
+
+
 # --- the directory -------------------------------------------------------------------------------------------------
 
 
@@ -288,6 +294,16 @@ def test_a_symlink_is_not_followed(directory: Path) -> None:
     (inside / "lock").unlink()
     os.close(open_slot_directory(inside))
     assert victim.read_text() == "mine" and not (inside / "slot-1-0123abcd").is_symlink()
+
+
+def test_the_directory_of_another_user_is_not_used(directory: Path) -> None:
+    if os.getuid() != 0:
+        pytest.skip("only root can give a directory away")
+    os.chown(directory, 12345, 12345)
+    with pytest.raises(DirectoryUnusable, match="it belongs to another user"):
+        open_slot_directory(directory)
+    sweep_abandoned(directory.parent, directory.name)
+    assert directory.exists()
 
 
 def test_a_file_is_no_directory(directory: Path) -> None:

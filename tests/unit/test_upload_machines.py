@@ -259,6 +259,18 @@ def test_a_payload_is_taken_in_with_credit_every_half_window() -> None:
     assert machine.expire(1e9) == []
 
 
+def test_bytes_may_be_hashed_while_they_are_copied() -> None:
+    machine = assembler(window=4)
+    machine.start(10.0)
+    out: list[Out] = []
+    for index in range(COUNT):
+        assert machine.place(header(index)) is not None
+        out.append(machine.put(header(index), memoryview(PAYLOAD)[index * CHUNK : (index + 1) * CHUNK], 20.0 + index))
+    assert out == [[], [credit(2, 6)], [], [credit(4, COUNT)], [], [], []]
+    assert machine.deadline == 20.0 + COUNT - 1 + IDLE_UPLOAD
+    assert machine.commit(COMMIT, 40.0) == [] and bytes(machine.assembly.buffer) == PAYLOAD
+
+
 def test_the_window_is_not_larger_than_the_payload() -> None:
     assert assembler().start(10.0) == [credit(0, COUNT)]
 
