@@ -6,14 +6,11 @@ a job for a worker, and its end comes back through `front.post`.
 
 from __future__ import annotations
 
-import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any, Protocol
-
-import xxhash
 
 from broadcaster.beacons import Beacons
 from broadcaster.catalog import Catalog, Kept
@@ -31,11 +28,10 @@ from broadcaster.protocol.errors import (
     StoreUnavailable,
 )
 from broadcaster.protocol.frames import Chunk, ChunkHeader, encoded_size
-from broadcaster.protocol.limits import ANNOTATIONS, CHUNK, INLINE, MAX_PAYLOAD, PAGE
+from broadcaster.protocol.limits import ANNOTATIONS, CHUNK, EAGER, INLINE, MAX_PAYLOAD, PAGE
 from broadcaster.protocol.machines.upload import Assembler
 from broadcaster.protocol.messages import (
     DIGEST_KINDS,
-    SHA256,
     Abandon,
     Abort,
     Begin,
@@ -59,6 +55,8 @@ from broadcaster.store.worker import Worker
 Key = tuple[str, str]
 Place = Slot | Inline
 
+MOMENT = 0.01
+"""Seconds that the chunks of a small upload have to arrive before they are asked for."""
 FINISHED = 4096
 """Finished uploads whose id is remembered, so that a retry gets the version that came of it."""
 
@@ -104,6 +102,7 @@ class Upload:
     attempt: int
     stage: Stage
     assembler: Assembler
+    begun: float
     staged: Staged | None = None
 
     @property
@@ -113,6 +112,9 @@ class Upload:
     def pushed(self, header: ChunkHeader) -> ChunkHeader:
         """The header under which subscribers get an uploaded chunk: upload ids are their owner's secret."""
         return ChunkHeader(self.transfer, header.size, header.offset, header.length, self.attempt)
+
+
+Forward = Callable[[Upload, ChunkHeader], None]
 
 
 @dataclass(slots=True)
@@ -194,28 +196,40 @@ class Broker:
     def settle(self, now: float) -> None:
         """All that came has been looked at: uploads that were begun and are not done yet get their first credit.
 
-        Small payloads come with their `begin`, and are answered with `done` alone.
+        One whose chunks may all come without it gets a moment: it is answered with `done` alone then.
         """
+        waiting: list[Upload] = []
         for upload in self._unanswered:
-            if upload.stage is Stage.RECEIVING and self._uploads.get(upload.begin.upload_id) is upload:
+            if upload.stage is not Stage.RECEIVING or self._uploads.get(upload.begin.upload_id) is not upload:
+                continue
+            if upload.assembler.assembly.count <= EAGER and now < upload.begun + MOMENT:
+                waiting.append(upload)
+            else:
                 self._send(upload, upload.assembler.start(now))
-        self._unanswered.clear()
+        self._unanswered = waiting
 
-    def publish(self, message: Publish, payload: memoryview, caller: Caller, now: float) -> None:
-        """A small payload, begun and committed in one message."""
+    @property
+    def deadline(self) -> float | None:
+        """When `settle` has something to do, whatever comes."""
+        return self._unanswered[0].begun + MOMENT if self._unanswered else None
+
+    def publish(self, message: Publish, payload: memoryview, caller: Caller, now: float, forward: Forward) -> None:
+        """A payload of at most one chunk, begun and committed in one message. `forward` pushes it to who wants chunks."""
         if self._again(message, caller, now):
             return
-        if len(payload) != message.size or message.size > INLINE:
+        if len(payload) != message.size or message.size > CHUNK:
             raise SizeMismatch(model_id=message.model_id, size=message.size, found=f"a frame of {len(payload)} bytes came")
-        found = _digest(message.digest_kind, payload)
-        if message.digest != found:
-            kind = message.digest_kind
-            raise DigestMismatch(model_id=message.model_id, digest_kind=kind, found=found, declared=message.digest[:64])
         upload = self._reserve(message, caller, now)
-        upload.place.view[:] = payload
-        if payload:
-            upload.assembler.assembly.add(0)
-        self._commit(upload, now)
+        if message.size > INLINE:
+            forward(upload, upload.pushed(ChunkHeader(upload.transfer, message.size, 0, message.size)))
+        if message.size:
+            upload.assembler.put(ChunkHeader(upload.transfer, message.size, 0, message.size), payload, now)
+        try:
+            upload.assembler.verify(message.digest)
+        except DigestMismatch as error:
+            self._fail(upload, error)
+        else:
+            self._commit(upload, now)
 
     def wants(self, header: ChunkHeader, caller: Caller) -> Upload | None:
         """The upload that an arriving chunk belongs to; None when it is not wanted."""
@@ -525,7 +539,7 @@ class Broker:
         self.in_flight += place.charge
         attempt = self._attempts.pop(begin.upload_id, -1) + 1
         stage = Stage.RESERVING if begin.archived else Stage.RECEIVING
-        upload = Upload(begin, caller, place, self._make_id(), attempt, stage, Assembler(begin, place.view, now))
+        upload = Upload(begin, caller, place, self._make_id(), attempt, stage, Assembler(begin, place.view, now), now)
         self._uploads[begin.upload_id] = upload
         self.rooms.stats.count("uploads_begun")
         self._want_numbers(upload.key, now)
@@ -676,10 +690,6 @@ def check_annotations(*maps: Mapping[str, Any]) -> None:
     size = sum(encoded_size(one) for one in maps)
     if size > ANNOTATIONS:
         raise InvalidRequest(field="user_data, metrics and tags", reason=f"{size} bytes are over {ANNOTATIONS}")
-
-
-def _digest(kind: str, payload: memoryview) -> str:
-    return hashlib.sha256(payload).hexdigest() if kind == SHA256 else xxhash.xxh3_128_hexdigest(payload)
 
 
 def _slot_header(epoch: int, info: VersionInfo, place: Place) -> SlotHeader:

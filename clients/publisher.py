@@ -14,7 +14,7 @@ from typing import Any
 import xxhash
 
 from broadcaster.protocol.errors import Aborted, InvalidRequest, PayloadTooLarge
-from broadcaster.protocol.limits import INLINE, MAX_PAYLOAD
+from broadcaster.protocol.limits import CHUNK, INLINE, MAX_PAYLOAD
 from broadcaster.protocol.messages import Begin, Publish
 from broadcaster.protocol.names import check_name
 from broadcaster.protocol.version import VersionInfo
@@ -22,7 +22,7 @@ from clients import codec
 from clients._checks import check_annotations, check_metrics, check_timeout, check_user_data
 from clients._driver import futures
 from clients._driver.loop import Driver
-from clients._driver.uploading import ChunkedUpload, InlineUpload, Upload
+from clients._driver.uploading import ChunkedUpload, Upload, WholeUpload
 from clients._line import Line
 from clients.buffers import view_of
 
@@ -31,8 +31,6 @@ TIMEOUT = 30.0
 TELL = (1 << 20, 4 << 20)
 """Bytes copied between two words to the I/O thread, least and most: few enough that it starts soon, enough that it does not
 disturb the copying."""
-TOGETHER = 2 << 20
-"""Bytes of a payload that is copied first and sent then: waking the I/O thread in between costs more than it gains."""
 LOOK = 0.1
 """Seconds between two looks at how far an upload is, for `progress`."""
 
@@ -133,7 +131,7 @@ class Publisher:
             creation_timestamp=time.time_ns(),
         )
         with self._one_snapshot:
-            return (self._inline if plan.size <= INLINE else self._chunked)(begin, plan, deadline, timeout)
+            return (self._whole if plan.size <= CHUNK else self._chunked)(begin, plan, deadline, timeout)
 
     def _check_size(self, size: int) -> None:
         welcome = self._driver.welcome
@@ -141,50 +139,49 @@ class Publisher:
         if size > min(limit, MAX_PAYLOAD):
             raise PayloadTooLarge(model_id=self.model_id, size=size, limit=min(limit, MAX_PAYLOAD), what="the broadcaster's")
 
-    def _inline(self, begin: Begin, plan: codec.Plan, deadline: float, timeout: float) -> Upload:
-        payload = bytearray(plan.size)
-        plan.copy_into(memoryview(payload), lambda filled: None)
+    def _whole(self, begin: Begin, plan: codec.Plan, deadline: float, timeout: float) -> Upload:
+        """A payload that fits one message: copied first, then sent. The tiny ones need no memory that is kept."""
+        memory, frames = (None, None) if plan.size <= INLINE else self._line.memory(plan.size)
+        view = memoryview(bytearray(plan.size)) if memory is None else view_of(memory, plan.size)
+        digest = _copy(plan, view, lambda filled: None)
         given = {field.name: getattr(begin, field.name) for field in fields(begin)}
-        message = Publish(**given, digest=xxhash.xxh3_128_hexdigest(payload))
-        upload = InlineUpload(message, payload, self._driver.send_upload, self._line.ended, deadline, timeout)
-        if not self._line.begin(upload, None):
+        payload = view if frames is None else frames.whole(view)
+        message = Publish(**given, digest=digest)
+        upload = WholeUpload(message, payload, self._driver.send_upload, self._line.ended, deadline, timeout)
+        if not self._line.begin(upload, memory):
             self._line.queue(upload)
         return upload
 
     def _chunked(self, begin: Begin, plan: codec.Plan, deadline: float, timeout: float) -> Upload:
+        """A payload whose chunks leave while the rest is still being copied."""
         memory, frames = self._line.memory(plan.size)
-        view = view_of(memory, plan.size)
+        view, post = view_of(memory, plan.size), self._driver.post
         upload = ChunkedUpload(begin, view, frames, self._driver.send_upload, self._line.ended, deadline, timeout)
-        streamed = plan.size > TOGETHER
-        if streamed:
-            self._line.begin(upload, memory)  # Its word is on the way, and its chunks follow while they are being copied.
+        self._line.begin(upload, memory)
         try:
-            self._copy(upload, plan, view, self._driver.post if streamed else lambda command: command(0.0))
+            digest = _copy(plan, view, lambda filled: post(lambda now: upload.filled(filled, now)))
+            post(lambda now: upload.finish(digest, now))
         except BaseException as error:
             aborted = Aborted(model_id=self.model_id, reason=f"the weights could not be copied: {type(error).__name__}")
-            if streamed:
-                self._driver.post(lambda now: upload.fail(aborted))
+            post(lambda now: upload.fail(aborted))
             raise
-        if not streamed:
-            self._line.begin(upload, memory)
         self._line.queue(upload)
         return upload
 
-    def _copy(
-        self, upload: ChunkedUpload, plan: codec.Plan, view: memoryview, post: Callable[[Callable[[float], None]], None]
-    ) -> None:
-        """Copies and hashes piece by piece, while the bytes are warm, and tells the upload how far it is."""
-        digest, hashed, told = xxhash.xxh3_128(), 0, 0
-        tell = min(max(plan.size // 16, TELL[0]), TELL[1])
 
-        def filled(size: int) -> None:
-            nonlocal hashed, told
-            digest.update(view[hashed:size])
-            hashed = size
-            if size - told >= tell:
-                told = size
-                post(lambda now: upload.filled(size, now))
+def _copy(plan: codec.Plan, view: memoryview, tell: Callable[[int], None]) -> str:
+    """Copies the payload and hashes it right behind the copy, while the bytes are warm. Returns the xxh3-128; `tell` hears now
+    and then how many bytes are in place."""
+    digest, hashed, told = xxhash.xxh3_128(), 0, 0
+    step = min(max(plan.size // 16, TELL[0]), TELL[1])
 
-        plan.copy_into(view, filled)
-        found = digest.hexdigest()
-        post(lambda now: upload.finish(found, now))
+    def filled(size: int) -> None:
+        nonlocal hashed, told
+        digest.update(view[hashed:size])
+        hashed = size
+        if size - told >= step:
+            told = size
+            tell(size)
+
+    plan.copy_into(view, filled)
+    return digest.hexdigest()

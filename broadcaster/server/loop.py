@@ -6,13 +6,14 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 from socket import socketpair
 
 import zmq
 
-from broadcaster.broker import Broker, Caller, Key, Rooms
+from broadcaster.broker import Broker, Caller, Key, Rooms, Upload
 from broadcaster.protocol.errors import BroadcasterError, InvalidRequest, RemoteProtocolError, UnsupportedProtocol
-from broadcaster.protocol.frames import decode_header, decode_map, encode
+from broadcaster.protocol.frames import ChunkHeader, decode_header, decode_map, encode
 from broadcaster.protocol.limits import PROTOCOL
 from broadcaster.protocol.messages import KINDS, Abandon, Abort, Aborted, Beacon, Begin, Commit, Event, Publish, Request
 from broadcaster.protocol.names import EVENTS
@@ -99,7 +100,7 @@ class Loop:
                 tick = now + _TICK
                 self._broker.tick(now)
             self._beacons(now)
-            due = min(tick, self._rooms.beacons.deadline or tick)
+            due = min(tick, self._rooms.beacons.deadline or tick, self._broker.deadline or tick)
             ready = dict(poller.poll(max(0, int((due - self._clock()) * 1000) + 1)))
             for socket, turn in turns:
                 if socket in ready:
@@ -159,8 +160,8 @@ class Loop:
             peer = Peer(self._channels.upload, routing, self._rooms.stats, request_id, upload_id=upload_id)
             match read_request(frames[1:], given):
                 case Publish() as publish:
-                    payload = frames[3].buffer if len(frames) > 3 else memoryview(b"")
-                    self._broker.publish(publish, payload, peer, now)
+                    payload = frames[3] if len(frames) > 3 else zmq.Frame(b"")
+                    self._broker.publish(publish, payload.buffer, peer, now, partial(self._forward, payload))
                 case Begin() as begin:
                     self._broker.begin(begin, peer, now)
                 case Commit() as commit:
@@ -188,12 +189,15 @@ class Loop:
         if upload is None:
             self._broker.dropped(header, now)
             return
+        self._forward(data, upload, upload.pushed(header))
+        self._broker.put(upload, header, data.buffer, now)
+
+    def _forward(self, data: zmq.Frame, upload: Upload, header: ChunkHeader) -> None:
+        """The received frame itself goes on: libzmq counts references, nothing is copied."""
         raw = self._subscribers.chunks(upload.key)
         if raw is not None:
             self._rooms.stats.count("chunks_pushed")
-            pushed = upload.pushed(header).pack()
-            send(self._channels.push, [raw, pushed, data])
-        self._broker.put(upload, header, data.buffer, now)
+            send(self._channels.push, [raw, header.pack(), data])
 
     # --- data channel ----------------------------------------------------------------------------------------------
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zmq
 
-from broadcaster.protocol.frames import Chunk
+from broadcaster.protocol.frames import Buffer, Chunk
 
 
 class Frames:
@@ -16,8 +16,15 @@ class Frames:
 
     def of(self, chunk: Chunk) -> zmq.Frame:
         """The frame of a chunk, which must always lie at the same place for the same offset and length."""
-        key = chunk.header.offset, chunk.header.length
+        return self._frame(chunk.header.offset, chunk.data)
+
+    def whole(self, payload: memoryview) -> zmq.Frame:
+        """The frame of a payload that is sent in one piece."""
+        return self._frame(0, payload)
+
+    def _frame(self, offset: int, data: Buffer) -> zmq.Frame:
+        key = offset, len(data)
         frame = self._made.get(key)
         if frame is None:
-            frame = self._made[key] = zmq.Frame(chunk.data, track=False, copy=False)
+            frame = self._made[key] = zmq.Frame(data, track=False, copy=False)
         return frame

@@ -7,6 +7,8 @@ from concurrent.futures import Future
 from dataclasses import replace
 from typing import cast
 
+import zmq
+
 from broadcaster.protocol.errors import BroadcasterError, Busy, RequestTimeout, from_wire
 from broadcaster.protocol.frames import Buffer, Chunk
 from broadcaster.protocol.limits import CHUNK, RETRY
@@ -153,13 +155,13 @@ class ChunkedUpload(_Upload):
         self._end(None, error)
 
 
-class InlineUpload(_Upload):
-    """A payload of at most 64 KiB, in one message."""
+class WholeUpload(_Upload):
+    """A payload of at most 1 MiB, in one message. The memory of a frame must not change until the future has ended well."""
 
     def __init__(
         self,
         message: Publish,
-        payload: Buffer,
+        payload: Buffer | zmq.Frame,
         send: Send,
         ended: Callable[[Upload, bool], None],
         deadline: float,
@@ -181,7 +183,7 @@ class InlineUpload(_Upload):
 
     def receive(self, message: Message, payload: bytes | None, now: float) -> None:
         if isinstance(message, Done):
-            self.acknowledged = len(self._payload)
+            self.acknowledged = self.begin.size
             self._end(message.version, None)
         elif isinstance(message, Error):
             error = from_wire(message.code, message.message, dict(message.facts))
@@ -201,4 +203,4 @@ class InlineUpload(_Upload):
         self._end(None, error)
 
 
-Upload = ChunkedUpload | InlineUpload
+Upload = ChunkedUpload | WholeUpload

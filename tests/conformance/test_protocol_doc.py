@@ -143,7 +143,8 @@ def size(count: int) -> str:
 LIMITS = {
     "one control map": size(limits.CONTROL),
     "one chunk": size(limits.CHUNK),
-    "payload inside a message": size(limits.INLINE),
+    "payload inside `publish`": size(limits.CHUNK),
+    "payload inside an event or `state`": size(limits.INLINE),
     "user data, metrics and tags of one version or model": f"{size(limits.ANNOTATIONS)} of msgpack",
     "chunks sent behind `begin` before its answer": str(limits.EAGER),
     "chunks under way of one upload": f"`until` - `received` ≤ {limits.WINDOW}",

@@ -13,7 +13,7 @@ from broadcaster.protocol.errors import Aborted, Busy, RequestTimeout, VersionSu
 from broadcaster.protocol.frames import Chunk
 from broadcaster.protocol.messages import Abort, Begin, Commit, Credit, Done, Error, Publish
 from broadcaster.protocol.version import VersionInfo
-from clients._driver.uploading import ChunkedUpload, InlineUpload, Upload
+from clients._driver.uploading import ChunkedUpload, WholeUpload, Upload
 from clients._line import Line
 from clients.buffers import view_of
 
@@ -169,7 +169,7 @@ def test_each_message_tells_the_time_that_is_left() -> None:
 def test_a_small_payload_is_sent_again_until_it_is_answered() -> None:
     desk = Desk()
     message = Publish(request_id=os.urandom(16), model_id="policy", upload_id=os.urandom(16), size=3, digest="d")
-    upload = InlineUpload(message, b"abc", desk.send, desk.line.ended, 30.0, 30.0)
+    upload = WholeUpload(message, b"abc", desk.send, desk.line.ended, 30.0, 30.0)
     desk.line.begin(upload, None)
     desk.run()
     assert not upload.expire(0.5) and upload.expire(1.0) and upload.expire(2.0)

@@ -264,13 +264,17 @@ class Assembler:
         self._progress = now
         if not self.assembly.complete:
             return [self._credit(rewind=True, request_id=commit.request_id)]
+        self.verify(commit.digest)
+        return []
+
+    def verify(self, digest: str) -> None:
+        """The payload is here: COMPLETE if `digest` is its digest. Raises DigestMismatch: the upload is over then."""
         kind = self.begin.digest_kind
         found = self.assembly.sha256 if kind == SHA256 else self.assembly.digest
-        if commit.digest != found:
+        if digest != found:
             self.state = AssemblerState.FAILED
-            raise DigestMismatch(model_id=self.begin.model_id, digest_kind=kind, found=found, declared=commit.digest[:64])
+            raise DigestMismatch(model_id=self.begin.model_id, digest_kind=kind, found=found, declared=digest[:64])
         self.state = AssemblerState.COMPLETE
-        return []
 
     @property
     def deadline(self) -> float | None:

@@ -61,7 +61,7 @@ class Commit(Request):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Publish(Begin):
-    """Begin, the payload (at most 64 KiB, in the third frame) and Commit in one message."""
+    """Begin, the payload (at most 1 MiB, in the third frame) and Commit in one message."""
 
     KIND: ClassVar[bytes] = b"publish"
     digest: str = rule(text)
