@@ -1,0 +1,54 @@
+"""Connections are cut at random byte counts: uploads, reads and subscriptions go on, and every publish makes one version."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+
+import pytest
+
+import clients
+from tests.bare_peer import BarePeer, digest
+from tests.broadcaster_process import BroadcasterProcess
+from tests.fault.real.forwarder import Forwarder
+
+MIB = 1 << 20
+MODEL = "policy"
+
+
+@pytest.fixture
+def broadcaster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BroadcasterProcess]:
+    with BroadcasterProcess(tmp_path_factory.mktemp("cut") / "broadcaster", options=["--keep-large", "100"]) as process:
+        yield process
+
+
+def lives_through_cuts(broadcaster: BroadcasterProcess, seed: int, publications: int, cuts: int) -> int:
+    """Publishes, follows and reads through a line that is cut again and again. Returns how often it was."""
+    rng = random.Random(seed)
+    with Forwarder(broadcaster.ready, seed=seed, cuts=cuts) as forwarder, clients.connect(forwarder.url, timeout=30) as client:
+        subscriber, publisher = client.subscriber(MODEL), client.publisher(MODEL)
+        published: dict[int, str] = {}
+        for index in range(publications):
+            payload = rng.randbytes([4 * MIB, 100, 3 * MIB, 60_000][index % 4])
+            version = publisher.publish(payload, archived=rng.random() < 0.3, timeout=50)
+            assert version.number == len(published) + 1 and version.digest == digest(payload)
+            published[version.number] = version.digest
+            snapshot = subscriber.wait(timeout=50, newer_than=version.number - 1)
+            assert digest(bytes(snapshot.payload)) == published[snapshot.version.number]
+        for number in rng.sample(sorted(published), 2):
+            assert digest(bytes(client.registry.get(MODEL, number).read(timeout=50))) == published[number]
+        with BarePeer(broadcaster.ready) as peer:
+            assert peer.numbers(MODEL) == sorted(published), "one version for each publish"
+            assert peer.stats()["memory_uploads"] == 0
+        return forwarder.count
+
+
+def test_everything_lives_through_cut_connections(broadcaster: BroadcasterProcess) -> None:
+    assert lives_through_cuts(broadcaster, 1, 3, 5 * MIB) > 0
+
+
+@pytest.mark.fault_long
+@pytest.mark.deadline(300)
+@pytest.mark.parametrize("seed", range(10, 20))
+def test_everything_lives_through_many_cut_connections(broadcaster: BroadcasterProcess, seed: int) -> None:
+    assert lives_through_cuts(broadcaster, seed, 12, 3 * MIB) > 0

@@ -1,0 +1,188 @@
+"""Messages made at random, valid ones among them, at a real broadcaster: it answers, stays up, and is as right as before."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgpack
+import pytest
+
+from broadcaster.protocol.frames import HEADER
+from broadcaster.protocol.messages import KINDS, Request
+from tests.bare_peer import BarePeer, digest, staged, wait_until
+from tests.broadcaster_process import BroadcasterProcess
+
+MIB = 1 << 20
+UPLOADS = [b"begin", b"publish", b"commit", b"abort"]
+REQUESTS = sorted(name for name, kind in KINDS.items() if issubclass(kind, Request))
+FULL = [0, 1, 10, 10, 65536, 65537, MIB, MIB + 1, 3 * MIB, 3 * MIB]
+"""Sizes of payloads of zeros, whose digests are often right."""
+STRANGE: list[Any] = [
+    None,
+    True,
+    -1,
+    1 << 64 - 1,
+    1.5,
+    float("nan"),
+    "",
+    "x" * 5000,
+    b"",
+    b"x" * 16,
+    [],
+    {},
+    [1] * 99,
+    {"": None},
+    "\0",
+]
+INTERNAL = {"local-protocol-error", "protocol-error", "error", "store-corrupt", "closed"}
+"""Codes that would say that something of our own went wrong."""
+
+
+class Fuzz:
+    """Makes messages out of a seed."""
+
+    def __init__(self, seed: int) -> None:
+        self.rng = random.Random(seed)
+        self.ids = [self.rng.randbytes(16) for _ in range(8)]
+        digests = [digest(bytes(size)) for size in FULL]
+        pick: Callable[..., Any] = self.rng.choice
+        self.values: dict[str, Callable[[], Any]] = {
+            "request_id": lambda: self.rng.randbytes(16) if self.rng.random() < 0.9 else pick(self.ids[-8:]),
+            "upload_id": self.upload_id,
+            "model_id": lambda: pick(["a", "b", "c", "a", "b", "c", "d/e", "", "x" * 200, "ü"]),
+            "namespace": lambda: pick(["default"] * 20 + ["other", "/"]),
+            "protocol": lambda: 1 if self.rng.random() < 0.98 else 2,
+            "budget_ms": lambda: pick([5000] * 30 + [0, 1, 1 << 62]),
+            "size": lambda: pick([*FULL, 1 << 62]),
+            "digest": lambda: pick([*digests, "0" * 32, "x"]),
+            "digest_kind": lambda: pick(["xxh3-128"] * 6 + ["sha256", "md5"]),
+            "archived": lambda: self.rng.random() < 0.2,
+            "exist_ok": lambda: self.rng.random() < 0.5,
+            "force": lambda: self.rng.random() < 0.5,
+            "content_type": lambda: pick(["x", "x", "y" * 129]),
+            "client_name": lambda: "x",
+            "user_data": lambda: pick([{}, {"a": "b"}, {"\0": "\0"}, {"a": "b" * 20_000}]),
+            "tags": lambda: pick([{}, {"a": "b"}, {"a": None}, {"/": "x"}, {"a": "b" * 20_000}]),
+            "metrics": lambda: pick([{}, {"a": 1}, {"a": float("nan")}, {"a": float("inf")}, {"a": (1 << 64) - 1}]),
+            "creation_timestamp": lambda: pick([0, 1, (1 << 63) - 1]),
+            "number": lambda: pick([0, 1, 2, 3, 9, (1 << 63) - 1]),
+            "ref": lambda: pick([-1, -1, 0, 1, 2, -2, "best", "x", 1 << 62, 1 - (1 << 63)]),
+            "offset": lambda: pick([0, 0, 1, MIB, (1 << 63) - 1]),
+            "length": lambda: pick([0, 1, MIB, MIB + 1, 1 << 62]),
+            "after": lambda: pick([0, 1, "a", ""]),
+            "epoch": lambda: pick([0, 1, 1 << 62]),
+            "limit": lambda: pick([0, 1, 5, 1 << 62]),
+            "alias": lambda: pick(["best", "x", "/", ""]),
+            "expect": lambda: pick([0, 1, 2]),
+            "metric": lambda: pick(["a", "z"]),
+            "mode": lambda: pick(["max", "min", "middle"]),
+        }
+
+    def upload_id(self) -> bytes:
+        if self.rng.random() < 0.1:
+            self.ids.append(self.rng.randbytes(16))
+        return self.rng.choice(self.ids[-8:])
+
+    def control(self, kind: bytes) -> list[bytes]:
+        names = [rule.name for rule in KINDS[kind].RULES if self.rng.random() < 0.97]
+        fields = {name: self.values[name]() for name in names}
+        if self.rng.random() < 0.1:
+            fields[self.rng.choice([*names, "more"])] = self.rng.choice(STRANGE)
+        frames = [kind, msgpack.packb(fields)]
+        if self.rng.random() < 0.03:
+            at = self.rng.randrange(len(frames[1]) + 1)
+            frames[1] = frames[1][:at] + self.rng.randbytes(2) + frames[1][at + 1 :]
+        size = fields.get("size")
+        if kind == b"publish" and type(size) is int and 0 <= size <= 70_000:
+            frames.append(bytes(size))
+        if self.rng.random() < 0.03:
+            frames.insert(self.rng.randrange(len(frames) + 1), self.rng.randbytes(self.rng.randrange(4)))
+        return frames if self.rng.random() < 0.98 else frames[:-1]
+
+    def chunk(self) -> list[bytes]:
+        size, offset = self.rng.choice(FULL), self.rng.choice([0, 0, 0, MIB, 2 * MIB, 7, 1 << 63])
+        length = self.rng.choice([max(0, min(MIB, size - offset))] * 9 + [5])
+        header = HEADER.pack(b"\xc4K", self.rng.choice([1] * 20 + [2]), 0, 0, size, offset, length, self.upload_id(), bytes(16))
+        return [b"", header, bytes(length if self.rng.random() < 0.97 else 3)]
+
+    def garbage(self) -> list[bytes]:
+        return [self.rng.randbytes(self.rng.choice([0, 1, 16, 64, 100])) for _ in range(self.rng.randrange(1, 8))]
+
+
+def storm(tmp_path: Path, seed: int, seconds: float) -> None:
+    print(f"seed {seed}")
+    fuzz, rng = Fuzz(seed), random.Random(seed)
+    with BroadcasterProcess(tmp_path / "broadcaster", options=["--memory-budget", "64MiB"]) as broadcaster:
+        with BarePeer(broadcaster.ready) as calm, BarePeer(broadcaster.ready) as wild:
+            kept = rng.randbytes(3 * MIB)
+            assert calm.publish("calm", kept, archived=True).kind == "done"
+            wild.subscription(broadcaster.ready["push"], *(f"default/{name}\0{kind}".encode() for name in "abc" for kind in "ce"))
+            outcomes: set[str] = set()
+            until = time.monotonic() + seconds
+            while time.monotonic() < until and broadcaster.running:
+                for _ in range(100):
+                    kind = rng.choices("ucdg", [35, 20, 42, 3])[0]
+                    frames = fuzz.chunk() if kind == "c" else fuzz.garbage() if kind == "g" else []
+                    if kind in "uc" or (kind == "g" and rng.random() < 0.5):
+                        wild.upload.send_multipart(frames or fuzz.control(rng.choice(UPLOADS)))
+                    else:
+                        wild.data.send_multipart(frames or [b"", *fuzz.control(rng.choice(REQUESTS))])
+                calm.stats()  # In step with it: the storm is as fast as the answers.
+                outcomes |= codes_of(wild)
+            assert broadcaster.running, broadcaster.log()
+            outcomes |= codes_of(wild)
+            assert not outcomes & INTERNAL, outcomes
+            assert {"done", "credit", "version", "invalid-request", "remote-protocol-error", "digest-mismatch"} <= outcomes
+            check(broadcaster, calm, fuzz, kept)
+
+
+def codes_of(peer: BarePeer) -> set[str]:
+    """Kinds of the answers that came, and codes of the errors."""
+    found = set()
+    for socket in (peer.upload, peer.data):
+        while socket.poll(0):
+            frames = socket.recv_multipart()
+            kind, *rest = frames[1:] if not frames[0] else frames
+            found.add(msgpack.unpackb(rest[0])["code"] if kind == b"error" else kind.decode())
+    return found
+
+
+def check(broadcaster: BroadcasterProcess, peer: BarePeer, fuzz: Fuzz, kept: bytes) -> None:
+    """Nothing is left of what led to nothing, every version reads as what its digest says, and all goes on after a restart."""
+    for upload_id in fuzz.ids:
+        peer.say("abort", upload_id)
+        assert peer.outcome().kind == "aborted"
+    wait_until(lambda: peer.stats()["memory_uploads"] == 0, "no upload is under way")
+    wait_until(lambda: peer.stats()["archive_jobs"] == 0 and not staged(broadcaster.archive_dir), "the disk is done")
+    stats = peer.stats()
+    assert stats["memory_versions"] + stats["memory_uploads"] <= stats["memory_budget"]
+    assert peer.read("calm", 1) == kept
+    assert peer.publish("calm", kept).fields["version"]["number"] == 2
+    for model in peer.ask("list-models").fields["models"]:
+        for version in peer.ask("list-versions", model_id=model["model_id"]).fields["versions"]:
+            assert digest(peer.read(model["model_id"], version["number"])) == version["digest"]
+    archived = {
+        (model["model_id"], version["number"])
+        for model in peer.ask("list-models").fields["models"]
+        for version in peer.ask("list-versions", model_id=model["model_id"]).fields["versions"]
+        if version["archived"]
+    }
+    broadcaster.restart(kill=True)
+    with BarePeer(broadcaster.ready) as later:
+        assert {(model, number) for model, _ in archived for number in later.numbers(model)} == archived
+        assert later.read("calm", 1) == kept
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_a_storm_of_random_messages_harms_nothing(tmp_path: Path, seed: int) -> None:
+    storm(tmp_path, seed, 2.0)
+
+
+@pytest.mark.fault_long
+@pytest.mark.parametrize("seed", range(10, 16))
+def test_a_long_storm_of_random_messages_harms_nothing(tmp_path: Path, seed: int) -> None:
+    storm(tmp_path, seed, 20.0)
