@@ -288,6 +288,12 @@ class Broker:
                 self._fail(upload, error)
         self._evict(self.rooms.catalog.expired(now), now)
 
+    def close(self) -> None:
+        """Gives up what is under way: its files go while the archive is still open."""
+        for upload in self._uploads.values():
+            if upload.staged is not None:
+                upload.staged.discard()
+
     # --- commit ----------------------------------------------------------------------------------------------------
 
     def _commit(self, upload: Upload, now: float) -> None:

@@ -196,6 +196,7 @@ class Core:
         self.loop.run()
         for worker in (self._rooms.readers, self._rooms.reserver, self._rooms.writer):
             worker.close()
+        self._broker.close()
         try:
             self._rooms.archive.release_numbers((*key, used) for key, used in self._rooms.numbers.used().items())
         except BroadcasterError as error:

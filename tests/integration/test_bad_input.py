@@ -7,6 +7,7 @@ import os
 import random
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import msgpack
@@ -242,6 +243,16 @@ def test_an_aborted_upload_leaves_nothing_and_may_begin_again(peer: BarePeer, mo
     assert peer.numbers(model) == []
     assert peer.publish(model, PAYLOAD, upload_id=upload_id).fields["version"]["number"] == 1
     peer.ask("delete-version", model_id=model, number=1)
+
+
+def test_a_broadcaster_that_ends_gives_up_what_is_under_way_without_a_word(tmp_path: Path) -> None:
+    with BroadcasterProcess(tmp_path / "broadcaster") as broadcaster:
+        with BarePeer(broadcaster.ready) as peer:
+            begin(peer, "policy", archived=True)
+            assert staged(broadcaster.archive_dir)
+            assert broadcaster.stop() == 0
+        assert not staged(broadcaster.archive_dir)
+        assert "Exception" not in broadcaster.log()
 
 
 def test_an_upload_id_of_another_payload_is_refused(peer: BarePeer, model: str) -> None:
