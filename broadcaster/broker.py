@@ -70,7 +70,7 @@ class Caller(Protocol):
         ...
 
     def reply(self, message: Message, payload: memoryview | None = None) -> None: ...
-    def chunk(self, header: ChunkHeader, data: memoryview) -> Tracker | None: ...
+    def chunk(self, header: ChunkHeader, data: memoryview, *, track: bool) -> Tracker | None: ...
     def refuse(self, error: BroadcasterError) -> None: ...
 
 
@@ -430,7 +430,7 @@ class Broker:
         header = ChunkHeader(read.request_id, kept.info.size, read.offset, length)
         if kept.resident:
             place = self._places[key, read.number]
-            tracker = caller.chunk(header, place.view[read.offset : read.offset + length])
+            tracker = caller.chunk(header, place.view[read.offset : read.offset + length], track=True)
             if tracker is not None:
                 place.lend(tracker)
             return
@@ -444,7 +444,7 @@ class Broker:
             if isinstance(result, BaseException):
                 caller.refuse(store_error(result, "reading"))
             else:
-                caller.chunk(header, result)
+                caller.chunk(header, result, track=False)  # the frame alone keeps the bytes
 
         self.rooms.readers.submit(job, lambda result: self._front.post(lambda: finished(result)))
 

@@ -76,5 +76,5 @@ class Once:
             self._change.answer = error
         self._change.caller.refuse(error)
 
-    def chunk(self, header: ChunkHeader, data: memoryview) -> Tracker | None:
-        return self._change.caller.chunk(header, data)
+    def chunk(self, header: ChunkHeader, data: memoryview, *, track: bool) -> Tracker | None:
+        return self._change.caller.chunk(header, data, track=track)

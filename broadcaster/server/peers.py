@@ -58,11 +58,11 @@ class Peer:
         self._stats.count("requests_refused")
         self.reply(error_message(error, self._request_id, self._upload_id))
 
-    def chunk(self, header: ChunkHeader, data: memoryview) -> Tracker | None:
-        """Sends from where the bytes are; the tracker tells when they are not needed any more."""
+    def chunk(self, header: ChunkHeader, data: memoryview, *, track: bool) -> Tracker | None:
+        """Sends from where the bytes are. With `track`, the tracker tells when they are not needed any more."""
         frames: list[bytes | memoryview] = [*self._envelope, b"", header.pack(), data]
         try:
-            return send(self._socket, frames, track=True)
+            return send(self._socket, frames, track=track)
         except zmq.ZMQError:
             self._stats.count("replies_dropped")
             return None

@@ -26,7 +26,7 @@ class Asker:
     def refuse(self, error: BroadcasterError) -> None:
         self.got.append(error)
 
-    def chunk(self, header: ChunkHeader, data: memoryview) -> Tracker | None:
+    def chunk(self, header: ChunkHeader, data: memoryview, *, track: bool) -> Tracker | None:
         self.got.append((header, bytes(data)))
         return None
 
@@ -77,7 +77,7 @@ def test_bytes_go_to_whoever_asks() -> None:
     once = Changes().once(ID, asker, 0.0)
     assert once is not None
     header = ChunkHeader(ID, 3, 0, 3)
-    assert once.chunk(header, memoryview(b"abc")) is None and asker.got == [(header, b"abc")]
+    assert once.chunk(header, memoryview(b"abc"), track=False) is None and asker.got == [(header, b"abc")]
 
 
 def test_answers_are_kept_for_ten_minutes() -> None:
