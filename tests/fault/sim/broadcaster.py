@@ -57,6 +57,8 @@ class SmallBroadcaster:
         self.pushed: list[Frames] = []
         self.truth: dict[int, bytes] = {}
         self.infos: dict[int, VersionInfo] = {}
+        self.lost = 0
+        """The highest number of former lives: what is not available of those was lost with them."""
         self.made_of: dict[bytes, list[int]] = {}
         """Numbers by upload id: more than one in one epoch is a bug."""
         self.replay_limit = 5
@@ -76,6 +78,7 @@ class SmallBroadcaster:
 
     def restart(self, now: float) -> None:
         """Another life: some versions were transient and are gone, uploads are forgotten, numbers go on behind a hole."""
+        self.lost = max(self.truth, default=0)
         self._used += self.random.randrange(5)
         self.available = [number for number in self.available if self.random.random() < 0.5]
         self._start()

@@ -117,7 +117,7 @@ class Actor:
         self.listing: list[Listed | Hole] = []
         self.refused = 0
         self._before = max(broadcaster.truth, default=0)
-        """What was published before may be gone already, and is not missed."""
+        """What was published before the listing began may be gone already, and is not missed."""
         self.machine = Follower(NAMESPACE, MODEL, lambda: random.randbytes(16), self.pool, every=every, retry=1.0)
 
     @property
@@ -183,6 +183,8 @@ class Actor:
         else:
             number = item.version.number
             assert number > last
+            if not self.listing:
+                self._before = max(self._before, self.broadcaster.lost)
             if item.payload is not None:
                 assert item.payload == self.broadcaster.truth[number]
             told = not self.listing or isinstance(self.listing[-1], Hole)
