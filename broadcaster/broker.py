@@ -57,6 +57,8 @@ Place = Slot | Inline
 
 MOMENT = 0.01
 """Seconds that the chunks of a small upload have to arrive before they are asked for."""
+RIDING = 1000
+"""Numbers of evicted versions in one event, which has to fit a control map."""
 FINISHED = 4096
 """Finished uploads whose id is remembered, so that a retry gets the version that came of it."""
 

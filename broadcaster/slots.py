@@ -237,11 +237,11 @@ def sweep_abandoned(root: Path, prefix: str) -> None:
     Those made within the last minute are left alone: their broadcaster may be about to lock them.
     """
     for directory in root.glob(f"{prefix}*"):
-        status = directory.stat()
-        if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or time.time() - status.st_mtime < 60:
-            continue
         try:
+            status = directory.lstat()
+            if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or time.time() - status.st_mtime < 60:
+                continue
             os.close(open_slot_directory(directory))
-            shutil.rmtree(directory, ignore_errors=True)
-        except DirectoryUnusable:
-            continue  # In use.
+        except (DirectoryUnusable, OSError):
+            continue  # In use, or gone meanwhile.
+        shutil.rmtree(directory, ignore_errors=True)
