@@ -222,16 +222,17 @@ class Broker:
         if len(payload) != message.size or message.size > CHUNK:
             raise SizeMismatch(model_id=message.model_id, size=message.size, found=f"a frame of {len(payload)} bytes came")
         upload = self._reserve(message, caller, now)
-        if message.size > INLINE:
-            forward(upload, upload.pushed(ChunkHeader(upload.transfer, message.size, 0, message.size)))
+        header = ChunkHeader(upload.transfer, message.size, 0, message.size)
         if message.size:
-            upload.assembler.put(ChunkHeader(upload.transfer, message.size, 0, message.size), payload, now)
+            upload.assembler.put(header, payload, now)
         try:
             upload.assembler.verify(message.digest)
         except DigestMismatch as error:
             self._fail(upload, error)
-        else:
-            self._commit(upload, now)
+            return
+        if message.size > INLINE:
+            forward(upload, upload.pushed(header))  # Just before its event: subscribers are woken once.
+        self._commit(upload, now)
 
     def wants(self, header: ChunkHeader, caller: Caller) -> Upload | None:
         """The upload that an arriving chunk belongs to; None when it is not wanted."""
