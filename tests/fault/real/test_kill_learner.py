@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 import clients
-from tests.bare_peer import BarePeer, digest, wait_until
+from tests.bare_peer import BarePeer, digest, staged, wait_until
 from tests.broadcaster_process import BroadcasterProcess
 from tests.fault.real.parties import STEPS, Actor, Learner, payload_of
 
@@ -51,6 +51,20 @@ def test_a_killed_learner_leaves_a_whole_version_or_none_and_a_second_one_finish
         assert bytes(subscriber.wait(timeout=20).payload) == payload_of(SIZE)
         assert peer.numbers(model) == [1]
         assert peer.read(model, 1) == payload_of(SIZE)
+
+
+@pytest.mark.fault_long
+@pytest.mark.deadline(150)
+@pytest.mark.parametrize("archived", [False, True])
+def test_what_a_killed_learner_had_reserved_is_free_again_after_a_minute(
+    broadcaster: BroadcasterProcess, peer: BarePeer, model: str, archived: bool
+) -> None:
+    wait_until(lambda: peer.stats()["memory_uploads"] == 0, "uploads of other tests are given up", seconds=70)
+    used = peer.stats()["slots_used"]
+    with Learner(broadcaster.ready, model, os.urandom(16), SIZE, "some chunks", archived=archived):
+        assert peer.stats()["memory_uploads"] >= SIZE
+    wait_until(lambda: peer.stats()["memory_uploads"] == 0, "the upload is given up", seconds=70)
+    assert peer.stats()["slots_used"] == used and not staged(broadcaster.archive_dir) and peer.numbers(model) == []
 
 
 def test_another_learner_publishes_beside_a_killed_one(broadcaster: BroadcasterProcess, peer: BarePeer, model: str) -> None:

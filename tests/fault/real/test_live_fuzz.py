@@ -48,6 +48,8 @@ class Fuzz:
     def __init__(self, seed: int) -> None:
         self.rng = random.Random(seed)
         self.ids = [self.rng.randbytes(16) for _ in range(8)]
+        self.said: set[bytes] = set()
+        """Every upload id that went out."""
         digests = [digest(bytes(size)) for size in FULL]
         pick: Callable[..., Any] = self.rng.choice
         self.values: dict[str, Callable[[], Any]] = {
@@ -96,12 +98,22 @@ class Fuzz:
         if self.rng.random() < 0.03:
             at = self.rng.randrange(len(frames[1]) + 1)
             frames[1] = frames[1][:at] + self.rng.randbytes(2) + frames[1][at + 1 :]
+        self._note(frames[1])
         size = fields.get("size")
         if kind == b"publish" and type(size) is int and 0 <= size <= 70_000:
             frames.append(bytes(size))
         if self.rng.random() < 0.03:
             frames.insert(self.rng.randrange(len(frames) + 1), self.rng.randbytes(self.rng.randrange(4)))
         return frames if self.rng.random() < 0.98 else frames[:-1]
+
+    def _note(self, packed: bytes) -> None:
+        """Remembers the upload id that these bytes really say: a changed byte may have made another one of it."""
+        try:
+            said = msgpack.unpackb(packed, strict_map_key=False)
+        except (ValueError, TypeError, msgpack.UnpackException):
+            return  # No map: the broadcaster cannot read it either.
+        if isinstance(said, dict) and isinstance(upload_id := said.get("upload_id"), bytes) and len(upload_id) == 16:
+            self.said.add(upload_id)
 
     def chunk(self) -> list[bytes]:
         size, offset = self.rng.choice(FULL), self.rng.choice([0, 0, 0, MIB, 2 * MIB, 7, 1 << 63])
@@ -153,7 +165,7 @@ def codes_of(peer: BarePeer) -> set[str]:
 
 def check(broadcaster: BroadcasterProcess, peer: BarePeer, fuzz: Fuzz, kept: bytes) -> None:
     """Nothing is left of what led to nothing, every version reads as what its digest says, and all goes on after a restart."""
-    for upload_id in fuzz.ids:
+    for upload_id in fuzz.said:
         peer.say("abort", upload_id)
         assert peer.outcome().kind == "aborted"
     wait_until(lambda: peer.stats()["memory_uploads"] == 0, "no upload is under way")
@@ -179,7 +191,7 @@ def check(broadcaster: BroadcasterProcess, peer: BarePeer, fuzz: Fuzz, kept: byt
 
 @pytest.mark.parametrize("seed", [1, 2])
 def test_a_storm_of_random_messages_harms_nothing(tmp_path: Path, seed: int) -> None:
-    storm(tmp_path, seed, 2.0)
+    storm(tmp_path, seed, 1.0)
 
 
 @pytest.mark.fault_long
