@@ -224,7 +224,7 @@ class Broker:
         upload = self._reserve(message, caller, now)
         header = ChunkHeader(upload.transfer, message.size, 0, message.size)
         if message.size:
-            upload.assembler.put(header, payload, now)
+            upload.assembler.placed(header, now, payload)
         try:
             upload.assembler.verify(message.digest)
         except DigestMismatch as error:
@@ -250,7 +250,7 @@ class Broker:
 
     def put(self, upload: Upload, header: ChunkHeader, data: memoryview, now: float) -> None:
         """The bytes of a chunk that `wants` wanted go to their place."""
-        self._send(upload, upload.assembler.put(header, data, now))
+        self._send(upload, upload.assembler.placed(header, now, data))
 
     def dropped(self, header: ChunkHeader, now: float) -> None:
         """A chunk was not wanted: a hole is answered with a rewind, a repetition not at all."""

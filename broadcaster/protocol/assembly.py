@@ -70,36 +70,32 @@ class Assembly:
         """The place of chunk `index` in the buffer."""
         return self.buffer[index * CHUNK : min((index + 1) * CHUNK, self.size)]
 
-    def add(self, index: int) -> None:
-        """Says that the bytes of chunk `index` are in place now. Hashes as far as there is no hole."""
-        self._ahead.add(index)
-        self._hash_ahead()
-
-    def _hash_ahead(self) -> None:
+    def add(self, index: int, data: memoryview | None = None) -> None:
+        """Says that the bytes of chunk `index` are in place now; with `data`, puts them there. Hashes as far as there is no hole:
+        what is put at the front in pieces, right behind the copy, while they are in the processor's cache."""
+        if data is not None and index == self.front:
+            self._put(data)
+        else:
+            if data is not None:
+                self.view(index)[:] = data
+            self._ahead.add(index)
         while self.front in self._ahead:
             self._ahead.remove(self.front)
-            piece = self.view(self.front)
-            self._xxh3.update(piece)
-            if self._also is not None:
-                self._also.update(piece)
+            self._hash(self.view(self.front))
             self.front += 1
 
-    def put(self, index: int, data: memoryview) -> None:
-        """Copies a chunk to its place; one at the front is hashed in pieces, right behind the copy, while they are in the
-        processor's cache."""
-        place = self.view(index)
-        if index != self.front:
-            place[:] = data
-            self.add(index)
-            return
+    def _put(self, data: memoryview) -> None:
+        place = self.view(self.front)
         for start in range(0, len(place), PIECE):
             piece = data[start : start + PIECE]
             place[start : start + PIECE] = piece
-            self._xxh3.update(piece)
-            if self._also is not None:
-                self._also.update(piece)
+            self._hash(piece)
         self.front += 1
-        self._hash_ahead()
+
+    def _hash(self, piece: memoryview) -> None:
+        self._xxh3.update(piece)
+        if self._also is not None:
+            self._also.update(piece)
 
     @property
     def digest(self) -> str:

@@ -89,8 +89,8 @@ class Ask(Generic[T]):
         self.over = True
         futures.fail(self.future, error)
 
-    def place_read(self, header: object) -> memoryview | None:
-        return None
+    def wants(self, header: object) -> bool:
+        return False
 
-    def placed(self, header: object, now: float) -> None:
-        raise AssertionError("nothing is placed for a question")
+    def put(self, header: object, data: memoryview, now: float) -> None:
+        raise AssertionError("a question wants no bytes")

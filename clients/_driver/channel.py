@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import zmq
 
-from broadcaster.protocol.errors import InvalidRequest, RemoteProtocolError
-from broadcaster.protocol.frames import Buffer, ChunkHeader, decode_header, encode, is_chunk_header
+from broadcaster.protocol.errors import InvalidRequest
+from broadcaster.protocol.frames import Buffer, ChunkHeader, encode
 from broadcaster.protocol.messages import Message
 from broadcaster.protocol.sockets import CLIENT
-
-Place = Callable[[ChunkHeader], memoryview | None]
 
 READABLE = int(zmq.POLLIN)
 NOW = int(zmq.NOBLOCK)
@@ -65,48 +61,14 @@ class Channel:
 
     # --- receiving -------------------------------------------------------------------------------------------------
 
-    def first(self) -> bytes | None:
-        """The first frame of the next message, or None when there is none."""
+    def message(self) -> list[zmq.Frame] | None:
+        """The frames of the next message as they lie in libzmq's memory, or None when there is none."""
         if not int(self.socket.getsockopt(zmq.EVENTS)) & READABLE:  # Asking is a tenth of what the exception costs.
             return None
         try:
-            return self.socket.recv(NOW)
+            frames = [self.socket.recv(NOW, copy=False)]
         except zmq.Again:
             return None
-
-    def frame(self) -> bytes:
-        """The next frame of the message. Raises RemoteProtocolError when there is none."""
-        if not self.socket.getsockopt(zmq.RCVMORE):
-            raise RemoteProtocolError(reason="a frame is missing")
-        return self.socket.recv(NOW)
-
-    def rest(self) -> list[bytes]:
-        """The frames of the message that were not taken."""
-        found = []
-        while self.socket.getsockopt(zmq.RCVMORE):
-            found.append(self.socket.recv(NOW))
-        return found
-
-    def drop(self) -> None:
-        """Lets go what is left of the message."""
-        while self.socket.getsockopt(zmq.RCVMORE):
-            self.socket.recv_into(bytearray(), flags=NOW)
-
-    def chunk(self, place: Place, other: list[bytes] | None = None) -> ChunkHeader | None:
-        """Receives a chunk's header, and its bytes to where `place` says; None when they are not wanted, or not of the length
-        said.
-
-        A frame that is no header goes to `other`. Raises RemoteProtocolError for one that is wrong, or for any where there is no
-        `other`.
-        """
-        frame = self.frame()
-        if other is not None and not is_chunk_header(frame):
-            other.append(frame)
-            return None
-        header = decode_header(frame)
-        room = place(header)
-        if room is None or not self.socket.getsockopt(zmq.RCVMORE):
-            return None
-        if len(room) == 0:
-            return header if not self.frame() else None
-        return header if self.socket.recv_into(room, flags=NOW) == header.length else None
+        while frames[-1].more:
+            frames.append(self.socket.recv(NOW, copy=False))
+        return frames

@@ -6,9 +6,11 @@ import logging
 import time
 from collections.abc import Callable
 
+import zmq
+
 from broadcaster.protocol import names
-from broadcaster.protocol.errors import BroadcasterError, RemoteProtocolError
-from broadcaster.protocol.frames import ChunkHeader, decode
+from broadcaster.protocol.errors import BroadcasterError, NoSpace, RemoteProtocolError
+from broadcaster.protocol.frames import ChunkHeader, decode, decode_header, is_chunk_header
 from broadcaster.protocol.messages import Done, Error, Message, Reply
 from clients._driver.channel import Channel
 from clients._driver.feed import Feed
@@ -73,73 +75,60 @@ class Conversations:
         receive = self._receivers[channel.name]
         now = time.monotonic()
         for _ in range(BURST):
-            first = channel.first()
-            if first is None:
+            frames = channel.message()
+            if frames is None:
                 return
             try:
-                receive(channel, first, now)
+                receive(frames, now)
             except RemoteProtocolError as error:
                 self._note_strange(error)
             if channel.socket.closed:
                 return  # A welcome named another address.
-            channel.drop()
 
-    def _receive_push(self, channel: Channel, topic: bytes, now: float) -> None:
+    def _receive_push(self, frames: list[zmq.Frame], now: float) -> None:
+        topic = frames[0].bytes
         feed = self.feeds.get(topic[:-1])
         if feed is None:
             return
-        frames: list[bytes] = []
-        if topic[-1:] == names.CHUNKS:
-            header = self._push_chunk(channel, feed, now, frames)
-            if header is not None:
-                self.turn(feed, lambda: feed.placed(header, now))
-            if not frames:
-                return
-        frames += channel.rest()
-        message = decode(frames)
-        self.turn(feed, lambda: feed.receive(message, frames[2] if len(frames) > 2 else None, now))
+        if topic[-1:] == names.CHUNKS and len(frames) > 2 and is_chunk_header(frames[1].buffer):
+            self._chunk(frames, feed, now)
+            return
+        message = decode([frame.buffer for frame in frames[1:3]])
+        payload = frames[3].bytes if len(frames) > 3 else None
+        self.turn(feed, lambda: feed.receive(message, payload, now))
 
-    def _push_chunk(self, channel: Channel, feed: Feed, now: float, frames: list[bytes]) -> ChunkHeader | None:
-        """The header of a chunk whose bytes are in place now; a frame that is no header goes to `frames`."""
+    def _chunk(self, frames: list[zmq.Frame], feed: Feed, now: float) -> None:
+        header = _chunk_header(frames)
         try:
-            return channel.chunk(lambda header: feed.place(header, now), frames)
-        except RemoteProtocolError:
-            raise
-        except BroadcasterError as error:  # No memory for it.
+            wanted = feed.wants_pushed(header, now)
+        except NoSpace as error:
             log.warning("no room for a version model=%s code=%s", feed.model_id, error.code)
-            return None
+            return
+        if wanted:
+            self.turn(feed, lambda: feed.put(header, frames[2].buffer, now))
 
-    def _receive_data(self, channel: Channel, envelope: bytes, now: float) -> None:
-        if envelope:
+    def _receive_data(self, frames: list[zmq.Frame], now: float) -> None:
+        if len(frames) < 3 or len(frames[0]):
             raise RemoteProtocolError(reason="a reply begins with an empty frame")
-        frames = [channel.frame()]
-        if frames[0]:
-            frames += channel.rest()
+        if len(frames[1]):
             self._receive_reply(frames, now)
             return
-        reader: list[Reader] = []
+        header = _chunk_header(frames[1:])
+        reader = self.readers.get(header.transfer[:KEY])
+        if reader is not None and reader.wants(header):
+            self.turn(reader, lambda: reader.put(header, frames[3].buffer, now))
 
-        def place(header: ChunkHeader) -> memoryview | None:
-            found = self.readers.get(header.transfer[:KEY])
-            if found is None:
-                return None
-            reader.append(found)
-            return found.place_read(header)
-
-        header = channel.chunk(place)
-        if header is not None:
-            self.turn(reader[0], lambda: reader[0].placed(header, now))
-
-    def _receive_reply(self, frames: list[bytes], now: float) -> None:
-        message = decode(frames)
+    def _receive_reply(self, frames: list[zmq.Frame], now: float) -> None:
+        message = decode([frame.buffer for frame in frames[1:3]])
         if not isinstance(message, Reply):
             raise RemoteProtocolError(reason=f"{message.KIND.decode()} is no reply")
         owner = self.readers.get(message.request_id[:KEY])
         if owner is not None:
-            self.turn(owner, lambda: owner.receive(message, frames[2] if len(frames) > 2 else None, now))
+            payload = frames[3].bytes if len(frames) > 3 else None
+            self.turn(owner, lambda: owner.receive(message, payload, now))
 
-    def _receive_upload(self, channel: Channel, kind: bytes, now: float) -> None:
-        message = decode([kind, *channel.rest()])
+    def _receive_upload(self, frames: list[zmq.Frame], now: float) -> None:
+        message = decode([frame.buffer for frame in frames])
         upload = self._upload_of(message)
         if upload is not None:
             self.turn(upload, lambda: upload.receive(message, None, now))
@@ -149,3 +138,13 @@ class Conversations:
         if upload_id is not None or not isinstance(message, Error | Done):
             return self.uploads.get(upload_id or b"")
         return next((found for found in self.uploads.values() if found.begin.request_id == message.request_id), None)
+
+
+def _chunk_header(frames: list[zmq.Frame]) -> ChunkHeader:
+    """The header of `[..][header][bytes]`. Raises RemoteProtocolError unless it is one, and the bytes are as many as it says."""
+    if len(frames) < 3:
+        raise RemoteProtocolError(reason="a chunk has three frames")
+    header = decode_header(frames[1].buffer)
+    if len(frames[2]) != header.length:
+        raise RemoteProtocolError(reason=f"a chunk of {header.length} bytes came with {len(frames[2])}")
+    return header

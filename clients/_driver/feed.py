@@ -102,15 +102,16 @@ class Feed:
             self._outside.epoch_seen(message.epoch, now)
         self._do(lambda: self.follower.receive(message, now, payload), now)
 
-    def place(self, header: ChunkHeader, now: float) -> memoryview | None:
-        return self.follower.place(header, now)
+    def wants_pushed(self, header: ChunkHeader, now: float) -> bool:
+        """Whether the bytes of a pushed chunk are wanted."""
+        return self.follower.place(header, now) is not None
 
-    def place_read(self, header: ChunkHeader) -> memoryview | None:
-        return self.follower.place_read(header)
+    def wants(self, header: ChunkHeader) -> bool:
+        return self.follower.place_read(header) is not None
 
-    def placed(self, header: ChunkHeader, now: float) -> None:
+    def put(self, header: ChunkHeader, data: memoryview, now: float) -> None:
         self.received += header.length
-        self._do(lambda: self.follower.placed(header, now), now)
+        self._do(lambda: self.follower.placed(header, now, data), now)
 
     def expire(self, now: float) -> bool:
         self._expire_waiters(now)

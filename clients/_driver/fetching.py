@@ -60,11 +60,11 @@ class Fetch(Generic[T]):
     def receive(self, message: Message, payload: bytes | None, now: float) -> None:
         self._act(self._fetcher.receive(message, now))
 
-    def place_read(self, header: ChunkHeader) -> memoryview | None:
-        return self._fetcher.place(header)
+    def wants(self, header: ChunkHeader) -> bool:
+        return self._fetcher.place(header) is not None
 
-    def placed(self, header: ChunkHeader, now: float) -> None:
-        self._act(self._fetcher.placed(header, now))
+    def put(self, header: ChunkHeader, data: memoryview, now: float) -> None:
+        self._act(self._fetcher.placed(header, now, data))
 
     def expire(self, now: float) -> bool:
         if now >= self._until:

@@ -47,8 +47,11 @@ class Owner(Protocol):
 class Reader(Owner, Protocol):
     """A conversation that takes the bytes of payloads from the data channel."""
 
-    def place_read(self, header: ChunkHeader) -> memoryview | None: ...
-    def placed(self, header: ChunkHeader, now: float) -> None: ...
+    def wants(self, header: ChunkHeader) -> bool:
+        """Whether the bytes of this answer are wanted."""
+
+    def put(self, header: ChunkHeader, data: memoryview, now: float) -> None:
+        """Puts bytes that were wanted where they belong."""
 
 
 KEY = 8

@@ -43,7 +43,7 @@ def test_chunks_in_any_order_become_the_payload_and_its_digests(size: int, seed:
             assert assembly.index_of(header(size, index)) == index
             data = memoryview(payload)[index * CHUNK : (index + 1) * CHUNK]
             if random.random() < 0.5:
-                assembly.put(index, data)
+                assembly.add(index, data)
             else:
                 assembly.view(index)[:] = data
                 assembly.add(index)
@@ -61,7 +61,7 @@ def test_a_chunk_is_put_in_its_place_in_front_or_behind_a_hole(also: str | None)
     payload = memoryview(Random(0).randbytes(2 * CHUNK + 7))
     assembly = Assembly(memoryview(bytearray(len(payload))), also=also)
     for index, front in ((1, 0), (0, 2), (2, 3)):
-        assembly.put(index, payload[index * CHUNK : (index + 1) * CHUNK])
+        assembly.add(index, payload[index * CHUNK : (index + 1) * CHUNK])
         assert assembly.front == front
     assert assembly.buffer == payload and assembly.digest == xxhash.xxh3_128_hexdigest(payload)
     assert assembly.sha256 == (hashlib.sha256(payload).hexdigest() if also else None)

@@ -265,7 +265,7 @@ def test_bytes_may_be_hashed_while_they_are_copied() -> None:
     out: list[Out] = []
     for index in range(COUNT):
         assert machine.place(header(index)) is not None
-        out.append(machine.put(header(index), memoryview(PAYLOAD)[index * CHUNK : (index + 1) * CHUNK], 20.0 + index))
+        out.append(machine.placed(header(index), 20.0 + index, memoryview(PAYLOAD)[index * CHUNK : (index + 1) * CHUNK]))
     assert out == [[], [credit(2, 6)], [], [credit(4, COUNT)], [], [], []]
     assert machine.deadline == 20.0 + COUNT - 1 + IDLE_UPLOAD
     assert machine.commit(COMMIT, 40.0) == [] and bytes(machine.assembly.buffer) == PAYLOAD

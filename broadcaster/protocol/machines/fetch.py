@@ -79,10 +79,10 @@ class Fetcher:
         self.assembly.index_of(header)
         return self.assembly.view(index)
 
-    def placed(self, header: ChunkHeader, now: float) -> Out:
-        """The bytes are where `place` said. Asks for more; DONE or FAILED once all are here."""
-        self._heard = now
-        self.assembly.add(self._asked.pop(header.transfer))
+    def placed(self, header: ChunkHeader, now: float, data: memoryview | None = None) -> Out:
+        """The bytes are where `place` said; those of `data` are put there now. Asks for more; DONE or FAILED when all are here."""
+        self._heard, self._patience = now, max(self._retry, self._patience / 2)
+        self.assembly.add(self._asked.pop(header.transfer), data)
         if self.assembly.complete:
             self._finish()
             return []

@@ -211,14 +211,14 @@ class Follower:
         incoming = self._incoming
         return incoming.fetcher.place(header) if incoming is not None and incoming.fetcher is not None else None
 
-    def placed(self, header: ChunkHeader, now: float) -> Out:
-        """The bytes are where `place` or `place_read` said."""
+    def placed(self, header: ChunkHeader, now: float, data: memoryview | None = None) -> Out:
+        """The bytes are where `place` or `place_read` said; those of `data` are put there now."""
         incoming = self._incoming
         assert incoming is not None, "placed() follows place()"
         incoming.touched = now
         if incoming.fetcher is not None and incoming.fetcher.owns(header.transfer):
-            return self._fetching(incoming.fetcher.placed(header, now), now)
-        incoming.assembly.add(incoming.assembly.index_of(header))
+            return self._fetching(incoming.fetcher.placed(header, now, data), now)
+        incoming.assembly.add(incoming.assembly.index_of(header), data)
         return [] if incoming.fetcher is None else self._fetching(incoming.fetcher.came(now), now)
 
     # --- push ------------------------------------------------------------------------------------------------------

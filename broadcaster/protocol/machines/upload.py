@@ -232,17 +232,9 @@ class Assembler:
             ) from None
         return self.assembly.view(index) if index == self.assembly.front else None
 
-    def placed(self, header: ChunkHeader, now: float) -> Out:
-        """The bytes are where `place` said. Returns credit, about every half window."""
-        self.assembly.add(header.offset // CHUNK)
-        return self._progressed(now)
-
-    def put(self, header: ChunkHeader, data: memoryview, now: float) -> Out:
-        """Copies the bytes to where `place` said, and hashes them on the way. Returns what `placed` returns."""
-        self.assembly.put(header.offset // CHUNK, data)
-        return self._progressed(now)
-
-    def _progressed(self, now: float) -> Out:
+    def placed(self, header: ChunkHeader, now: float, data: memoryview | None = None) -> Out:
+        """The bytes are where `place` said; those of `data` are put there now. Returns credit, about every half window."""
+        self.assembly.add(header.offset // CHUNK, data)
         self._progress = now
         if self._until - self.assembly.front <= self._window // 2 and self._until < self.assembly.count:
             return [self._credit(rewind=False)]

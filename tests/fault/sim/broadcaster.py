@@ -131,7 +131,7 @@ class SmallBroadcaster:
             return [encode(answer) for answer in _messages(upload.assembler.dropped(header, now))]
         pushed = ChunkHeader(upload.transfer, header.size, header.offset, header.length, upload.attempt)
         self.pushed.append([b"", pushed.pack(), data])
-        return [encode(answer) for answer in _messages(upload.assembler.put(header, memoryview(data), now))]
+        return [encode(answer) for answer in _messages(upload.assembler.placed(header, now, memoryview(data)))]
 
     def _commit(self, commit: Commit, now: float) -> Iterable[Message]:
         upload = self._uploads.get(commit.upload_id)
