@@ -52,8 +52,11 @@ def serve(config: str | None, **flags: Any) -> None:
     try:
         stop.listen()
         code = _serve(flags, Path(config) if config else None, stop)
-    except Stopped:
-        os._exit(Exit.OK)  # Whatever had been opened half is the kernel's to close.
+    except BaseException:
+        if stop.signal is None:
+            raise
+        # It was to stop before it served: what that broke, an import even, says nothing. The kernel closes what is half open.
+        os._exit(Exit.OK)
     click.get_current_context().exit(code)
 
 

@@ -125,6 +125,9 @@ class Fuzz:
         return [self.rng.randbytes(self.rng.choice([0, 1, 16, 64, 100])) for _ in range(self.rng.randrange(1, 8))]
 
 
+LAST = b"the last of them"
+
+
 def storm(tmp_path: Path, seed: int, seconds: float) -> None:
     print(f"seed {seed}")
     fuzz, rng = Fuzz(seed), random.Random(seed)
@@ -146,7 +149,8 @@ def storm(tmp_path: Path, seed: int, seconds: float) -> None:
                 calm.stats()  # In step with it: the storm is as fast as the answers.
                 outcomes |= codes_of(wild)
             assert broadcaster.running, broadcaster.log()
-            outcomes |= codes_of(wild)
+            wild.say("abort", LAST)  # Behind all the others on its connection: when it is answered, they have been looked at.
+            wait_until(lambda: outcomes.update(codes_of(wild)) or "last" in outcomes, "the storm is over")
             assert not outcomes & INTERNAL, outcomes
             assert {"done", "credit", "version", "invalid-request", "remote-protocol-error", "digest-mismatch"} <= outcomes
             check(broadcaster, calm, fuzz, kept)
@@ -159,7 +163,12 @@ def codes_of(peer: BarePeer) -> set[str]:
         while socket.poll(0):
             frames = socket.recv_multipart()
             kind, *rest = frames[1:] if not frames[0] else frames
-            found.add(msgpack.unpackb(rest[0])["code"] if kind == b"error" else kind.decode())
+            if not kind:
+                continue  # A chunk.
+            fields = msgpack.unpackb(rest[0], strict_map_key=False)
+            found.add(fields["code"] if kind == b"error" else kind.decode())
+            if kind == b"aborted" and fields["upload_id"] == LAST:
+                found.add("last")
     return found
 
 
