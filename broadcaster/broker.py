@@ -581,10 +581,7 @@ class Broker:
 
         def finished(result: None | BaseException) -> None:
             for namespace, model_id, ceiling in ceilings:
-                if isinstance(result, BaseException):
-                    self.rooms.numbers.failed((namespace, model_id))
-                else:
-                    self.rooms.numbers.reserved((namespace, model_id), ceiling, now)
+                self._numbers_came((namespace, model_id), ceiling, result, now)
 
         if ceilings:
             self.rooms.reserver.submit(
@@ -599,16 +596,7 @@ class Broker:
         archive, wanted = self.rooms.archive, ceiling
 
         def finished(result: None | BaseException) -> None:
-            parked = self._parked.pop(key, [])
-            if isinstance(result, BaseException):
-                self.rooms.numbers.failed(key)
-                error = store_error(result, "reserving version numbers")
-                for upload in parked:
-                    self._fail(upload, error)
-                return
-            self.rooms.numbers.reserved(key, wanted, now)
-            for upload in parked:
-                self._commit(upload, now)
+            self._numbers_came(key, wanted, result, now)
 
         try:
             self.rooms.reserver.submit(
@@ -616,6 +604,18 @@ class Broker:
             )
         except BroadcasterError as error:
             finished(error)
+
+    def _numbers_came(self, key: Key, ceiling: int, result: None | BaseException, now: float) -> None:
+        """A block is durable, or is not to be had: uploads that wait for a number go on, or end."""
+        parked = self._parked.pop(key, [])
+        if isinstance(result, BaseException):
+            self.rooms.numbers.failed(key)
+            for upload in parked:
+                self._fail(upload, store_error(result, "reserving version numbers"))
+            return
+        self.rooms.numbers.reserved(key, ceiling, now)
+        for upload in parked:
+            self._commit(upload, now)
 
     def _ensure_model(self, key: Key, now: float) -> None:
         """Publishing creates the model: visible at once, durable soon."""
