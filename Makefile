@@ -72,7 +72,7 @@ demo: $(STAMP)
 	@$(BIN)/broadcaster demo
 
 test: $(STAMP)
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-fault: $(STAMP)
 	@$(BIN)/python -m pytest -m "" tests/fault
