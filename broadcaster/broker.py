@@ -438,6 +438,10 @@ class Broker:
                 place.lend(tracker)
             return
         version, archive = self.archived[key, read.number], self.rooms.archive
+        cached = archive.read_cached(version, read.offset, length)
+        if cached is not None:
+            caller.chunk(header, cached, track=False)
+            return
 
         def job() -> memoryview:
             self.require_time(caller)

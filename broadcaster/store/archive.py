@@ -157,6 +157,11 @@ class Archive:
         except OSError as error:
             raise self._gate.unavailable("reading", str(error)) from error
 
+    def read_cached(self, version: ArchivedVersion, offset: int, length: int) -> memoryview | None:
+        """What `read` would give, verified, if that needs no disk; else None, and `read` is to be asked. Never waits."""
+        self._gate.require_open()
+        return self._reader.read_cached(version, offset, length)
+
     def delete_version(self, namespace: str, model_id: str, number: int) -> None:
         """Delete one version; gone for ever when this returns, also after a crash. Its number stays below the floor."""
         with self._writing("deleting"):

@@ -16,6 +16,7 @@ from broadcaster.store.buffers import BufferPool
 from broadcaster.store.failpoints import hit
 from broadcaster.store.values import CHUNK, CHUNK_DIGEST, ArchivedVersion
 
+_NOWAIT = getattr(os, "RWF_NOWAIT", 0)
 MAX_READ = CHUNK
 """The most bytes that one read gives."""
 
@@ -56,6 +57,22 @@ class OpenBlobs:
                 blob.readers -= 1
                 if blob.dropped and not blob.readers:
                     os.close(blob.fd)
+
+    @contextmanager
+    def borrow_open(self, sha256: str) -> Iterator[OpenBlob | None]:
+        """The blob if it is open already, else None: nothing is asked of the disk."""
+        with self._lock:
+            blob = self._open.get(sha256)
+            if blob is not None:
+                blob.readers += 1
+        try:
+            yield blob
+        finally:
+            if blob is not None:
+                with self._lock:
+                    blob.readers -= 1
+                    if blob.dropped and not blob.readers:
+                        os.close(blob.fd)
 
     def drop(self, sha256: str) -> None:
         """Forget the descriptor: the name means another file now, or none."""
@@ -108,6 +125,25 @@ class Reader:
         start, stop = first * version.chunk_size, min(size, -(-end // version.chunk_size) * version.chunk_size)
         buffer = self._pool.take(stop - start)
         self._read_chunks(version, buffer, first)
+        return buffer[offset - start : end - start].toreadonly()
+
+    def read_cached(self, version: ArchivedVersion, offset: int, length: int) -> memoryview | None:
+        """What `read` would give, if the page cache has it and nothing is wrong with it; else None. Never waits for a disk."""
+        end = offset + length
+        if not 0 <= offset < end <= version.info.size or length > MAX_READ or version.sha256 in self._bad or not _NOWAIT:
+            return None
+        first = offset // version.chunk_size
+        start, stop = first * version.chunk_size, min(version.info.size, -(-end // version.chunk_size) * version.chunk_size)
+        with self.open.borrow_open(version.sha256) as blob:
+            if blob is None:
+                return None
+            buffer = self._pool.take(stop - start)
+            try:
+                count = os.preadv(blob.fd, [buffer], start, _NOWAIT)
+            except OSError:
+                return None  # Not in the page cache, or a file system that cannot tell.
+        if count < len(buffer) or _fault(version, buffer, first)[0] is not None:
+            return None
         return buffer[offset - start : end - start].toreadonly()
 
     def is_bad(self, sha256: str) -> bool:

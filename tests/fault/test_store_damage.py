@@ -514,3 +514,25 @@ def test_a_read_only_directory_is_refused(small_disk: Path) -> None:
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
     with pytest.raises(DirectoryUnusable, match="[Rr]ead-only"):
         Archive.open(small_disk / "archive", now_ms=NOW)
+
+
+# --- reads that never wait ------------------------------------------------------------------------------------------
+
+
+def test_what_the_page_cache_has_is_read_without_waiting_and_verified(archive: Archive) -> None:
+    version = keep(archive, "policy", 1, DATA)
+    assert archive.read_cached(version, 0, CHUNK) is None, "nothing is opened for it"
+    assert read_all(archive, version) == DATA
+    if archive.read_cached(version, 0, CHUNK) is None:
+        pytest.skip("RWF_NOWAIT is missing here: the file system or the kernel cannot tell what is cached")
+    assert archive.read_cached(version, 0, CHUNK) == DATA[:CHUNK]
+    assert archive.read_cached(version, 5, 10) == DATA[5:15]
+    assert archive.read_cached(version, len(DATA) - 3, CHUNK) is None, (
+        "a range that ends behind the payload is the other's to cut"
+    )
+    flip(blob_of(archive, version), CHUNK + 7)
+    assert archive.read_cached(version, 0, CHUNK) == DATA[:CHUNK]
+    assert archive.read_cached(version, CHUNK, 10) is None, "damage is never served, and named by the other read"
+    with pytest.raises(StoreCorrupt, match="chunk 1 is damaged"):
+        archive.read(version, CHUNK, 10)
+    assert archive.read_cached(version, 0, 10) is None, "no part of a condemned blob"

@@ -13,7 +13,7 @@ from broadcaster.protocol.errors import Aborted, Busy, RequestTimeout, VersionSu
 from broadcaster.protocol.frames import Chunk
 from broadcaster.protocol.messages import Abort, Begin, Commit, Credit, Done, Error, Publish
 from broadcaster.protocol.version import VersionInfo
-from clients._driver.uploading import ChunkedUpload, WholeUpload, Upload
+from clients._driver.uploading import ChunkedUpload, Upload, WholeUpload
 from clients._line import Line
 from clients.buffers import view_of
 

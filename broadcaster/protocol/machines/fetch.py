@@ -80,7 +80,7 @@ class Fetcher:
         return self.assembly.view(index)
 
     def placed(self, header: ChunkHeader, now: float, data: memoryview | None = None) -> Out:
-        """The bytes are where `place` said; those of `data` are put there now. Asks for more; DONE or FAILED when all are here."""
+        """The bytes are where `place` said; those of `data` are put there now. Asks for more; ends when all are here."""
         self._heard, self._patience = now, max(self._retry, self._patience / 2)
         self.assembly.add(self._asked.pop(header.transfer), data)
         if self.assembly.complete:
