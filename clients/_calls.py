@@ -17,12 +17,17 @@ from clients._driver import futures
 from clients._driver.asking import Ask
 from clients._driver.fetching import Fetch
 from clients._driver.loop import Driver
-from clients.buffers import Bytes, allocate, array_of, view_of
+from clients.buffers import BufferPool, Bytes, allocate, array_of, view_of
 
 T = TypeVar("T")
 
 Page = tuple[tuple[T, ...], Any]
 """Some of a listing, and where the next page begins (None: this was the last)."""
+
+
+KEPT_READ = 256 << 20
+"""Bytes: memory of payloads up to this size is used for the next read once nothing views it; fresh memory costs more than the
+network."""
 
 
 class Calls:
@@ -32,6 +37,7 @@ class Calls:
         self._driver = driver
         self.namespace = namespace
         self.timeout = timeout
+        self._pool = BufferPool()
 
     def _ask(self, kind: type[m.Request], answer: type[m.Message], turn: Callable[[Any], T], **fields: Any) -> Future[T]:
         timeout = self.timeout
@@ -140,9 +146,15 @@ class Calls:
     def read(self, version: VersionInfo, timeout: float) -> Fetch[Bytes]:
         """The payload as a read-only array, verified: its future ends within `timeout` seconds. Raises NoSpace."""
         seconds = check_timeout(timeout)
-        buffer = view_of(allocate(version.size), version.size)
         deadline = time.monotonic() + seconds
-        fetch = Fetch(version, buffer, lambda _, filled: array_of(filled), self._driver.send_data, deadline, seconds)
+        send, pool = self._driver.send_data, self._pool
+        if version.size > KEPT_READ:
+            buffer = view_of(allocate(version.size), version.size)
+            fetch = Fetch(version, buffer, lambda _, filled: array_of(filled), send, deadline, seconds)
+        else:
+            fetch = Fetch(
+                version, pool.lend(version.size), lambda _, filled: pool.root(filled), send, deadline, seconds, pool.give
+            )
         self._driver.post(lambda now: self._driver.add(fetch))
         return fetch
 
