@@ -26,6 +26,7 @@ from broadcaster.protocol.errors import (
     RequestTimeout,
     SizeMismatch,
     StoreUnavailable,
+    UnknownVersion,
 )
 from broadcaster.protocol.frames import Chunk, ChunkHeader, encoded_size
 from broadcaster.protocol.limits import ANNOTATIONS, CHUNK, EAGER, INLINE, MAX_PAYLOAD, PAGE
@@ -405,6 +406,8 @@ class Broker:
     def archive(self, key: Key, ref: int | str, done: Callable[[VersionInfo | BaseException], None]) -> None:
         """A transient version is persisted; `done` is called with what it became, or with why not."""
         kept = self.rooms.catalog.find(key, ref)
+        if kept.leaving:
+            raise UnknownVersion(model_id=key[1], number=kept.info.number)
         if kept.info.archived:
             done(kept.info)
             return
@@ -466,6 +469,10 @@ class Broker:
         return self._places[key, kept.info.number].view if kept.resident and kept.info.size <= INLINE else None
 
     # --- leaving ---------------------------------------------------------------------------------------------------
+
+    def model_is_leaving(self, key: Key) -> None:
+        """The archive is about to forget the model: who archives a version of it from now on brings the model along."""
+        self._on_disk.discard(key)
 
     def forget(self, key: Key, kept: Iterable[Kept]) -> None:
         """These versions were deleted from the catalog: their memory and their place in the archive's list go."""

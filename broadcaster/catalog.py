@@ -55,6 +55,8 @@ class Kept:
     charge: int = 0
     """Bytes of memory its payload takes; 0 when it is not resident."""
     pins: int = 0
+    leaving: bool = False
+    """Its deletion is under way: it must not be archived any more, for that would come behind the deletion on the disk."""
 
     @property
     def resident(self) -> bool:
@@ -138,6 +140,10 @@ class Catalog:
         line = self._line(key)
         if line.aliases and not force:
             raise Refused(model_id=key[1], reason=f"alias {min(line.aliases)} points into it: delete it with force")
+
+    def all(self, key: Key) -> list[Kept]:
+        """Every version of a model. Raises UnknownModel."""
+        return list(self._line(key).versions.values())
 
     def delete(self, key: Key, upto: int) -> list[Kept]:
         """Forgets the model and returns the versions it had. Versions above `upto` came since it was asked: they stay, in

@@ -169,6 +169,9 @@ class Registry:
         key = _key(request, request.model_id)
         self._rooms.catalog.require_deletable(key, force=request.force)
         upto, archive = self._rooms.numbers.last(key), self._rooms.archive
+        leaving = self._rooms.catalog.all(key)
+        _mark(leaving, leaving=True)
+        self._broker.model_is_leaving(key)
 
         def job() -> None:
             try:
@@ -181,7 +184,7 @@ class Registry:
             self._announce(key, "deleted", now)
             return Deleted(request_id=request.request_id)
 
-        self._durable(caller, job, gone, lambda: None)
+        self._durable(caller, job, gone, lambda: _mark(leaving, leaving=False))
 
     # --- changing versions -----------------------------------------------------------------------------------------
 
@@ -190,6 +193,7 @@ class Registry:
         kept = self._rooms.catalog.require_version_deletable(key, request.number, force=request.force)
         aliases = {name: at for name, at in self._rooms.catalog.model(key).aliases.items() if at != request.number}
         archive = self._rooms.archive
+        _mark([kept], leaving=True)
 
         def job() -> None:
             archive.set_aliases(*key, aliases)
@@ -205,7 +209,7 @@ class Registry:
                 self._announce(key, "version-deleted", now, number=request.number)
             return Deleted(request_id=request.request_id)
 
-        self._durable(caller, job, gone, lambda: None)
+        self._durable(caller, job, gone, lambda: _mark([kept], leaving=False))
 
     def archive(self, request: Archive, caller: Caller) -> None:
         def done(result: VersionInfo | BaseException) -> None:
@@ -302,6 +306,11 @@ class Registry:
             self._rooms.writer.submit(in_time, lambda result: self._broker.post(lambda: finished(result)))
         except BroadcasterError as error:
             finished(error)
+
+
+def _mark(versions: Iterable[Kept], *, leaving: bool) -> None:
+    for kept in versions:
+        kept.leaving = leaving
 
 
 def _key(request: Request, model_id: str) -> Key:

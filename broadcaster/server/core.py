@@ -165,7 +165,7 @@ class Core:
             "slots_used": rooms.slots.used_slots,
             "slots_free": rooms.slots.free_slots,
             "archive_writable": float(rooms.archive.health.writable),
-            "archive_jobs": rooms.writer.waiting,
+            "archive_jobs": rooms.writer.pending,
         }
 
     @property

@@ -28,6 +28,7 @@ class Worker:
         self._jobs: deque[_Job] = deque()
         self._changed = threading.Condition()
         self._closed = False
+        self._running = 0
         self._threads = [threading.Thread(target=self._run, name=f"{name}-{index}", daemon=True) for index in range(threads)]
         for thread in self._threads:
             thread.start()
@@ -36,6 +37,11 @@ class Worker:
     def waiting(self) -> int:
         """How many jobs wait for a thread."""
         return len(self._jobs)
+
+    @property
+    def pending(self) -> int:
+        """How many jobs wait or run."""
+        return len(self._jobs) + self._running
 
     def submit(self, job: Callable[[], T], done: Callable[[T | BaseException], None]) -> None:
         """Run `job` on a thread of this worker, then call `done` there with what it returned or raised.
@@ -75,6 +81,8 @@ class Worker:
                 threading.excepthook(threading.ExceptHookArgs((type(error), error, error.__traceback__, None)))
             # Nothing of a finished job may stay alive while the thread waits: its payload's lease hangs on it.
             del job, done, result, taken
+            with self._changed:
+                self._running -= 1
 
     def _take(self) -> tuple[_Job, bool] | None:
         with self._changed:
@@ -82,4 +90,5 @@ class Worker:
                 if self._closed:
                     return None
                 self._changed.wait()
+            self._running += 1
             return self._jobs.popleft(), self._closed
