@@ -66,6 +66,11 @@ class Assembly:
             )
         return index
 
+    def header(self, transfer: bytes, attempt: int) -> ChunkHeader:
+        """The header of the chunk at the front, which comes next where nothing is lost."""
+        start = self.front * CHUNK
+        return ChunkHeader(transfer, self.size, start, min(CHUNK, self.size - start), attempt)
+
     def view(self, index: int) -> memoryview:
         """The place of chunk `index` in the buffer."""
         return self.buffer[index * CHUNK : min((index + 1) * CHUNK, self.size)]

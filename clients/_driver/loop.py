@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import math
+import select
 import threading
 import time
 from collections import deque
@@ -60,6 +61,9 @@ class Driver:
         self._closing = False
         self._sleeps_until = math.inf
         """When the thread looks again if nothing happens; infinity while it makes up its mind."""
+        self._look_at = math.inf
+        """The nearest deadline, as it was when they were looked at last: others may have moved away since."""
+        self._nap = select.poll()
         self._all = Conversations()
         self._channels: dict[str, Channel] = {}
         self._greeting = False
@@ -98,6 +102,7 @@ class Driver:
     def look_by(self, when: float) -> None:
         """Something is to be looked at by then (monotonic): the thread is woken only if it would sleep for longer."""
         if when < self._sleeps_until:
+            self._all.moved = True
             self._wakeup.signal()
 
     def open(self, timeout: float) -> Future[Welcome]:
@@ -261,6 +266,7 @@ class Driver:
         ended: BroadcasterError = Closed(what="the client")
         try:
             self._poller.register(self._wakeup.fd, zmq.POLLIN)
+            self._nap.register(self._wakeup.fd, select.POLLIN)
             self._channel("data")
             while not self._closing:
                 self._turn()
@@ -275,6 +281,8 @@ class Driver:
         self._sleeps_until = math.inf
         self._wakeup.asleep = True
         timeout = 0 if self._commands or self._closing else self._milliseconds()
+        if timeout != 0 and (nap := self._all.nap(time.monotonic())):
+            self._nap.poll(max(0.0, min(nap, self._look_at - time.monotonic())) * 1000)
         ready = {fd for fd, _ in self._poller.poll(timeout)}
         self._wakeup.asleep = False
         if self._wakeup.fd in ready:
@@ -284,18 +292,24 @@ class Driver:
                 self._all.receive(channel)
         now = time.monotonic()
         for _ in range(len(self._commands)):
+            self._all.moved = True
             self._commands.popleft()(now)
-        self._expire(now)
+        if now >= self._look_at:
+            self._expire(now)
 
     def _milliseconds(self) -> int | None:
         """How long to sleep when nothing comes."""
-        deadlines = [deadline for owner in self._all.owners.values() if (deadline := owner.deadline) is not None]
-        if not deadlines:
+        if self._all.moved:
+            self._all.moved = False
+            deadlines = [deadline for owner in self._all.owners.values() if (deadline := owner.deadline) is not None]
+            self._look_at = min(deadlines, default=math.inf)
+        self._sleeps_until = self._look_at
+        if self._look_at == math.inf:
             return None
-        self._sleeps_until = min(deadlines)
         return max(0, int((self._sleeps_until - time.monotonic()) * 1000) + 1)
 
     def _expire(self, now: float) -> None:
+        self._all.moved = True
         late = [owner for owner in self._all.owners.values() if (deadline := owner.deadline) is not None and now >= deadline]
         silent = [self._all.turn(owner, lambda owner=owner: owner.expire(now)) for owner in late]  # type: ignore[misc]
         if any(silent):

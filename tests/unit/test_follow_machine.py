@@ -11,7 +11,7 @@ import xxhash
 from broadcaster.protocol.errors import BroadcasterError, EventsGone, NoSpace, RemoteProtocolError, UnknownModel, VersionEvicted
 from broadcaster.protocol.frames import ChunkHeader
 from broadcaster.protocol.limits import BEACON_IDLE, CHUNK, RETRY
-from broadcaster.protocol.machines.follow import Delivered, Follower, FollowerState, Hole, Listed, Out
+from broadcaster.protocol.machines.follow import LONGEST_NAP, NAP, Delivered, Follower, FollowerState, Hole, Listed, Out
 from broadcaster.protocol.messages import (
     Abandon,
     Beacon,
@@ -124,6 +124,15 @@ class Desk:
         """Chunks of a version come; whether each was wanted."""
         return [self._place(header(transfer, index, size, attempt), number, size, read=False) is not None for index in indices]
 
+    def push_expected(self, transfer: bytes, number: int, index: int, size: int = LARGE) -> bool:
+        """A chunk comes that is asked about by its bytes; whether it was the expected one."""
+        head = header(transfer, index, size)
+        view = self.machine.expects(head.pack())
+        if view is not None:
+            view[:] = payload_of(number, size)[head.offset : head.offset + head.length]
+            self.machine.came(self.now)
+        return view is not None
+
     def serve(self, request: int, number: int, index: int, size: int = LARGE) -> Out | None:
         """The answer to a read comes; what the machine wants then, or None when it was not awaited."""
         return self._place(header(id_of(request), index, size), number, size, read=True)
@@ -231,6 +240,41 @@ def test_an_event_without_an_attempt_means_the_first() -> None:
     desk = following()
     desk.push(T1, 7, 0, 1, 2)
     assert is_delivery(desk.get(replace(published(11, 7), attempt=None)), 7)
+
+
+def test_the_chunk_that_comes_next_is_known_by_its_header_alone() -> None:
+    desk = following()
+    assert not desk.push_expected(T1, 11, 0), "nothing has come of it yet"
+    assert desk.push(T1, 11, 0) == [True]
+    assert not desk.push_expected(T1, 11, 2) and not desk.push_expected(T2, 11, 1)
+    assert desk.push_expected(T1, 11, 1)
+    assert not desk.push_expected(T1, 11, 1), "it is here already"
+    assert desk.push_expected(T1, 11, 2)
+    assert is_delivery(desk.get(published(11, 11, transfer=T1)), 11)
+
+
+def test_an_expected_chunk_with_other_bytes_is_found_by_the_digest_and_read_again() -> None:
+    desk = following()
+    desk.push(T1, 11, 0)
+    assert desk.push_expected(T1, 12, 1) and desk.push_expected(T1, 11, 2)
+    assert desk.get(published(11, 11, transfer=T1)) == [read(2, 11, 0), read(3, 11, 1), read(4, 11, 2)]
+    assert not desk.push_expected(T1, 11, 0), "it is read now"
+
+
+def test_there_is_time_for_a_nap_in_the_middle_of_a_transfer_only() -> None:
+    desk, size = following(), 20 * CHUNK
+    naps = []
+    for index in range(20):
+        naps.append(desk.machine.nap(desk.now))
+        desk.push(T1, 11, index, size=size)
+        desk.now += 0.001
+    assert naps[:NAP] == [0.0] * NAP and naps[-3:] == [0.0] * 3
+    assert all(nap == pytest.approx(0.001 * min(NAP, (20 - index) // 2), rel=0.3) for index, nap in enumerate(naps) if nap)
+    assert sum(nap > 0 for nap in naps) > 10
+    desk.now += 10
+    assert desk.machine.nap(desk.now) <= LONGEST_NAP
+    assert desk.push_expected(T1, 11, 20, size=size) is False
+    assert is_delivery(desk.get(published(11, 11, size=size, transfer=T1)), 11, size)
 
 
 def test_a_pushed_chunk_that_is_here_already_is_not_wanted() -> None:

@@ -29,6 +29,10 @@ from broadcaster.protocol.machines.fetch import Fetcher, FetcherState
 from broadcaster.protocol.messages import Abandon, Beacon, Error, Event, Events, Follow, Message, Replay, State
 from broadcaster.protocol.version import VersionInfo
 
+NAP = 4
+"""Chunks that a nap is long."""
+LONGEST_NAP = 0.02
+"""Seconds."""
 NEARLY = 4
 """Chunks: a version that lacks no more than these is finished rather than let go for a newer one."""
 
@@ -80,6 +84,15 @@ class _Incoming:
     touched: float
     version: VersionInfo | None = None
     fetcher: Fetcher | None = None
+    begun: float = 0.0
+    expected: bytes | None = None
+    """The header of the pushed chunk that comes next if nothing was lost."""
+
+    def expect(self) -> None:
+        """Makes up `expected`: comparing 64 bytes is cheaper than taking them apart."""
+        assembly, self.expected = self.assembly, None
+        if self.key is not None and self.fetcher is None and not assembly.complete:
+            self.expected = assembly.header(*self.key).pack()
 
 
 class Follower:
@@ -187,12 +200,41 @@ class Follower:
             self._drop()
         incoming = self._incoming
         if incoming is None:
-            incoming = _Incoming(Assembly(self._pool.lend(header.size)), key, now)
+            incoming = _Incoming(Assembly(self._pool.lend(header.size)), key, now, begun=now)
             self._incoming = incoming
         if incoming.key != key:
             return None
         index = incoming.assembly.index_of(header)
         return None if incoming.assembly.has(index) else incoming.assembly.view(index)
+
+    def expects(self, header: bytes) -> memoryview | None:
+        """Where the bytes go if this is the header of the very chunk that comes next; None for any other, to be asked `place`."""
+        incoming = self._incoming
+        if incoming is None or incoming.expected != header:
+            return None
+        return incoming.assembly.view(incoming.assembly.front)
+
+    def came(self, now: float) -> None:
+        """The bytes that were expected are in their place."""
+        incoming = self._incoming
+        assert incoming is not None and incoming.expected is not None, "came() follows expects()"
+        incoming.touched = now
+        incoming.assembly.add(incoming.assembly.front)
+        incoming.expect()
+
+    def nap(self, now: float) -> float:
+        """Seconds in which nothing has to be looked at: in the middle of a transfer, the time that a few of its chunks take.
+
+        What each waking costs is shared by several chunks then. Towards the end there is none, so no version comes later for it.
+        """
+        incoming = self._incoming
+        if incoming is None or incoming.expected is None:
+            return 0.0
+        front = incoming.assembly.front
+        ahead = min(NAP, (incoming.assembly.count - front) // 2)
+        if front < NAP or ahead < 2:
+            return 0.0
+        return min(LONGEST_NAP, ahead * (now - incoming.begun) / front)
 
     def _gives_way(self, incoming: _Incoming, header: ChunkHeader, now: float) -> bool:
         """Whether what is being put together is let go for the transfer that this chunk belongs to.
@@ -219,6 +261,7 @@ class Follower:
         if incoming.fetcher is not None and incoming.fetcher.owns(header.transfer):
             return self._fetching(incoming.fetcher.placed(header, now, data), now)
         incoming.assembly.add(incoming.assembly.index_of(header), data)
+        incoming.expect()
         return [] if incoming.fetcher is None else self._fetching(incoming.fetcher.came(now), now)
 
     # --- push ------------------------------------------------------------------------------------------------------
@@ -270,7 +313,7 @@ class Follower:
             return self._inline(version, payload, now)
         if not mine or incoming is None or incoming.version is not None or incoming.assembly.size != version.size:
             return self._want(version, now)
-        incoming.version = version
+        incoming.version, incoming.expected = version, None
         if incoming.assembly.complete:
             return self._whole(incoming, version, now)
         self.repaired += 1
@@ -430,6 +473,7 @@ class Follower:
             self._target = version
 
     def _read(self, incoming: _Incoming, version: VersionInfo, now: float) -> Out:
+        incoming.expected = None
         incoming.fetcher = Fetcher(version, incoming.assembly, self._make_id, retry=self._retry)
         return self._fetching(incoming.fetcher.start(now), now)
 

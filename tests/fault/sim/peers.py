@@ -116,6 +116,8 @@ class Actor:
         self.delivered: list[int] = []
         self.listing: list[Listed | Hole] = []
         self.refused = 0
+        self.expected = 0
+        """Chunks that came as the machine had expected them."""
         self._before = max(broadcaster.truth, default=0)
         """What was published before the listing began may be gone already, and is not missed."""
         self.machine = Follower(NAMESPACE, MODEL, lambda: random.randbytes(16), self.pool, every=every, retry=1.0)
@@ -144,6 +146,12 @@ class Actor:
     def _arrived(self, frames: Frames, now: float, *, pushed: bool) -> None:
         if frames[0]:
             self._act(self.machine.receive(decode(frames), now, frames[2] if len(frames) > 2 else None), now)
+            return
+        expected = self.machine.expects(bytes(frames[1])) if pushed else None
+        if expected is not None:
+            expected[:] = frames[2]
+            self.expected += 1
+            self.machine.came(now)
             return
         header = decode_header(frames[1])
         try:

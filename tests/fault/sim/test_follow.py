@@ -85,6 +85,7 @@ def test_without_faults_every_version_is_listed_and_nothing_is_repaired(seed: in
     for actor in actors:
         assert actor.delivered == numbers
         assert (actor.machine.gaps, actor.machine.repaired) == (0, 0)
+        assert actor.expected or not any(len(payload) > 2 * small_chunks for payload in world.broadcaster.truth.values())
         actor.close()
     assert [one.version.number for one in actors[0].listing if isinstance(one, Listed)] == numbers
 
