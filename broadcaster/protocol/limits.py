@@ -17,6 +17,8 @@ WINDOW = 16
 """Chunks of one upload that may be under way without a credit coming back."""
 EAGER = 4
 """Chunks that may follow `begin` before its answer is here: a small payload needs one round trip, not two."""
+FILLED = 4 << 20
+"""Bytes that a learner copies into its slot between two words of how far it is."""
 READS = 8
 """Read requests that one fetch keeps under way."""
 PAGE = 1000

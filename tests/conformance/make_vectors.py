@@ -140,6 +140,22 @@ SLOTS = {
 }
 
 
+LATER: dict[str, tuple[str, ...]] = {
+    "begin": ("host_token",),
+    "publish": ("host_token",),
+    "commit": ("user_data", "metrics", "creation_timestamp"),
+    "welcome": ("slot_dir",),
+    "event": ("slot", "generation"),
+    "state": ("slot", "generation"),
+}
+"""Fields that came with slots, after the vectors of their kinds were frozen: `full` again, in `KIND+slots.json`."""
+
+
+def with_later_fields(kind: type[Message]) -> dict[str, Any]:
+    made = of_kind(kind)
+    return {"kind": made["kind"], "vectors": {"full with slots": made["vectors"]["full"]}}
+
+
 def of_headers(headers: dict[str, Any]) -> dict[str, Any]:
     return {
         "vectors": {
@@ -151,6 +167,7 @@ def of_headers(headers: dict[str, Any]) -> dict[str, Any]:
 
 def main() -> None:
     wanted = {kind.decode(): of_kind(KINDS[kind]) for kind in sorted(KINDS)}
+    wanted |= {f"{kind}+slots": with_later_fields(KINDS[kind.encode()]) for kind in sorted(LATER)}
     wanted |= {"chunk-header": of_headers(HEADERS), "slot-header": of_headers(SLOTS)}
     for name, content in wanted.items():
         path = FOLDER / f"{name}.json"

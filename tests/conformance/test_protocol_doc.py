@@ -17,6 +17,7 @@ from broadcaster.protocol.errors import CODES, BroadcasterError
 from broadcaster.protocol.frames import HEADER, HEADER_VERSION, MAGIC
 from broadcaster.protocol.machines.fetch import FetcherState
 from broadcaster.protocol.machines.follow import FollowerState
+from broadcaster.protocol.machines.grant import SlotUploaderState
 from broadcaster.protocol.machines.upload import AssemblerState, UploaderState
 from broadcaster.protocol.messages import DIGEST_KINDS, KINDS, Message, Reply, Request, push, rules
 from broadcaster.protocol.version import ModelInfo, VersionInfo
@@ -146,6 +147,7 @@ LIMITS = {
     "payload inside `publish`": size(limits.CHUNK),
     "payload inside an event or `state`": size(limits.INLINE),
     "user data, metrics and tags of one version or model": f"{size(limits.ANNOTATIONS)} of msgpack",
+    "bytes between two `filled`": size(limits.FILLED),
     "chunks sent behind `begin` before its answer": str(limits.EAGER),
     "chunks under way of one upload": f"`until` - `received` ≤ {limits.WINDOW}",
     "entries of a page": f"{limits.PAGE:,}, and as many as fit into a control map",
@@ -156,7 +158,7 @@ LIMITS = {
 
 
 def test_the_limits_are_those_of_the_code() -> None:
-    assert {row[0]: row[1] for row in table("9. Limits")} == LIMITS
+    assert {row[0]: row[1] for row in table("10. Limits")} == LIMITS
 
 
 def test_words_of_the_text_are_those_of_the_code() -> None:
@@ -172,6 +174,7 @@ def test_words_of_the_text_are_those_of_the_code() -> None:
 
 MACHINES: dict[str, type[Enum]] = {
     "Uploader": UploaderState,
+    "SlotUploader": SlotUploaderState,
     "Assembler": AssemblerState,
     "Fetcher": FetcherState,
     "Follower": FollowerState,
@@ -179,7 +182,7 @@ MACHINES: dict[str, type[Enum]] = {
 
 
 def test_the_states_are_those_of_the_machines() -> None:
-    rows = {row[0]: set(re.findall(r"\b[A-Z]{4,}\b", row[2])) for row in table("7. States")}
+    rows = {row[0]: set(re.findall(r"\b[A-Z]{4,}\b", row[2])) for row in table("8. States")}
     assert rows == {name: {state.name for state in states} for name, states in MACHINES.items()}
 
 
@@ -217,7 +220,7 @@ def made_in(path: Path) -> set[type[BroadcasterError]]:
 
 
 def test_every_code_that_travels_is_in_the_table_with_its_sentence() -> None:
-    rows = {row[0].strip("`"): row[1] for row in table("8. Errors")}
+    rows = {row[0].strip("`"): row[1] for row in table("9. Errors")}
     assert rows == {code: kind.sentence.replace("{reason}", "…") for code, kind in CODES.items() if code not in STAY}
 
 

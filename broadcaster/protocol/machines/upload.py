@@ -95,7 +95,7 @@ class Uploader:
             case Done():
                 self.state, self.version = UploaderState.DONE, message.version
                 return []
-            case Error() if _is_forgotten(message):
+            case Error() if is_forgotten(message):
                 # Another life of the broadcaster got our commit: it is told of the upload, unless `begin` is on its way already.
                 return [] if self.state is UploaderState.BEGINNING else self._begin_again()
             case Error():
@@ -176,7 +176,7 @@ class Uploader:
         return out
 
 
-def _is_forgotten(error: Error) -> bool:
+def is_forgotten(error: Error) -> bool:
     """Whether this answers a commit of an upload that the broadcaster does not know."""
     return error.code == InvalidRequest.code and error.facts.get("field") == "upload_id"
 

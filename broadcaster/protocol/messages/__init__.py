@@ -40,7 +40,7 @@ from broadcaster.protocol.messages.data import (
 )
 from broadcaster.protocol.messages.push import Abandon, Beacon, Event
 from broadcaster.protocol.messages.rules import DIGEST_KINDS, SHA256, XXH3, Message, Reply, Request, Rule, write_value
-from broadcaster.protocol.messages.upload import Abort, Aborted, Begin, Commit, Credit, Done, Publish
+from broadcaster.protocol.messages.upload import Abort, Aborted, Begin, Commit, Credit, Done, Filled, Grant, Publish
 
 __all__ = [
     "Abandon",
@@ -62,10 +62,12 @@ __all__ = [
     "Error",
     "Event",
     "Events",
+    "Filled",
     "Follow",
     "GetModel",
     "GetStats",
     "GetVersion",
+    "Grant",
     "Hello",
     "KINDS",
     "ListModels",

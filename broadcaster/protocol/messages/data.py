@@ -52,6 +52,7 @@ class Welcome(Reply):
     endpoints: Mapping[str, int] = rule(uint_map)
     host: str | None = rule(text, default=None)
     host_token: str | None = rule(text, default=None)
+    slot_dir: str | None = rule(text, default=None)
     limits: Mapping[str, int] = rule(uint_map, default_factory=dict)
 
 
@@ -142,6 +143,8 @@ class State(Reply):
     offset: int = rule(uint)
     model_offset: int = rule(uint)
     newest: VersionInfo | None = rule(a_version, write_value, default=None)
+    slot: str | None = rule(text, default=None)
+    generation: int | None = rule(uint, default=None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -26,6 +26,8 @@ class Event(Message):
     alias: str | None = rule(text, default=None)
     transfer: bytes | None = rule(identity, default=None)
     attempt: int | None = rule(uint, default=None)
+    slot: str | None = rule(text, default=None)
+    generation: int | None = rule(uint, default=None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,6 +8,7 @@ from typing import ClassVar
 
 from broadcaster.protocol.messages.rules import (
     XXH3,
+    Message,
     Reply,
     Request,
     a_version,
@@ -37,6 +38,26 @@ class Begin(Request):
     user_data: Mapping[str, str] = rule(text_map, default_factory=dict)
     metrics: Mapping[str, float] = rule(number_map, default_factory=dict)
     creation_timestamp: int | None = rule(uint, default=None)
+    host_token: str | None = rule(text, default=None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grant(Reply):
+    """Instead of credit, to a learner on the host: the payload goes into this slot, right behind its header."""
+
+    KIND: ClassVar[bytes] = b"grant"
+    upload_id: bytes = rule(identity)
+    slot: str = rule(text)
+    generation: int = rule(uint)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Filled(Message):
+    """The first `size` bytes of the payload are in the granted slot. Not answered."""
+
+    KIND: ClassVar[bytes] = b"filled"
+    upload_id: bytes = rule(identity)
+    size: int = rule(uint)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +78,9 @@ class Commit(Request):
     KIND: ClassVar[bytes] = b"commit"
     upload_id: bytes = rule(identity)
     digest: str = rule(text)
+    user_data: Mapping[str, str] | None = rule(text_map, default=None)
+    metrics: Mapping[str, float] | None = rule(number_map, default=None)
+    creation_timestamp: int | None = rule(uint, default=None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
