@@ -42,10 +42,15 @@ __all__ = [
 
 
 def connect(
-    url: str | None = None, *, namespace: str = DEFAULT_NAMESPACE, name: str | None = None, timeout: float = 5.0
+    url: str | None = None,
+    *,
+    namespace: str = DEFAULT_NAMESPACE,
+    name: str | None = None,
+    timeout: float = 5.0,
+    slot_dir: str | None = None,
 ) -> _Connecting:
     """As `clients.connect`: `client = await connect()`, or `async with connect() as client`."""
-    return _Connecting(lambda: Opening(url, namespace, name, timeout))
+    return _Connecting(lambda: Opening(url, namespace, name, timeout, slot_dir))
 
 
 class _Connecting:

@@ -82,10 +82,10 @@ class Client:
 class Opening:
     """A client whose broadcaster has not answered yet: what both faces of `connect` begin with."""
 
-    def __init__(self, url: str | None, namespace: str, name: str | None, timeout: float) -> None:
+    def __init__(self, url: str | None, namespace: str, name: str | None, timeout: float, slot_dir: str | None) -> None:
         self._namespace = check_name("namespace", namespace)
         self._timeout = check_timeout(timeout)
-        self._driver = Driver(Address.parse(url), name)
+        self._driver = Driver(Address.parse(url), name, slot_dir)
         self.welcome: Future[Welcome] = self._driver.open(self._timeout)
 
     def finish(self, error: BaseException | None) -> Client:
@@ -99,17 +99,24 @@ class Opening:
 
 
 def connect(
-    url: str | None = None, *, namespace: str = DEFAULT_NAMESPACE, name: str | None = None, timeout: float = 5.0
+    url: str | None = None,
+    *,
+    namespace: str = DEFAULT_NAMESPACE,
+    name: str | None = None,
+    timeout: float = 5.0,
+    slot_dir: str | None = None,
 ) -> Client:
     """A client of the broadcaster at `url`, once that has answered.
 
     `url` is `tcp://host[:port]` (5552 unless given) or `ipc:///directory/data.sock`; None means the environment's
-    BROADCASTER_URL, or `tcp://localhost:5552`. `name` is what the broadcaster calls this client.
+    BROADCASTER_URL, or `tcp://localhost:5552`. `name` is what the broadcaster calls this client. `slot_dir` is where this process
+    finds the broadcaster's slot directory, when that is not where the broadcaster has it (a volume mounted elsewhere): on one
+    host, weights are shared through it.
 
     Raises NoBroadcaster (a ConnectionError) when none answers within `timeout` seconds, UnsupportedProtocol, InvalidRequest for
     the `url`.
     """
-    opening = Opening(url, namespace, name, timeout)
+    opening = Opening(url, namespace, name, timeout, slot_dir)
     try:
         futures.wait(opening.welcome, "hello", timeout)
     except BaseException as error:

@@ -139,6 +139,7 @@ class Core:
             endpoints=self.ports,
             host=self._options.advertise,
             host_token=self._token,
+            slot_dir=str(self.slot_directory.absolute()),
             limits={
                 "chunk": CHUNK,
                 "inline": INLINE,

@@ -37,6 +37,7 @@ from clients._driver.owner import Reader
 from clients._driver.uploading import Upload
 from clients._driver.wakeup import Wakeup
 from clients._process import HERE
+from clients.slots.directory import SlotDirectory, SlotsUnusable
 
 log = logging.getLogger("clients")
 
@@ -49,12 +50,17 @@ FOLLOW_TIMEOUT = 5.0
 class Driver:
     """Connects to one broadcaster. `name` is told to it; `parse` errors of the address are the caller's."""
 
-    def __init__(self, address: Address, name: str | None) -> None:
+    def __init__(self, address: Address, name: str | None, slot_dir: str | None = None) -> None:
         self.address = address
         self.pid = HERE.pid
         self.ended: BroadcasterError | None = None
         """Why nothing works any more: closed, or a bug in here."""
         self.welcome: Welcome | None = None
+        self.slots: SlotDirectory | None = None
+        """Where the broadcaster's slots are, when it is on this host and they can be used."""
+        self.no_slots = "the broadcaster has not answered yet"
+        """Why not, when they cannot."""
+        self._slot_dir = slot_dir
         self._name = name
         self._commands: deque[Command] = deque()
         self._wakeup = Wakeup()
@@ -218,6 +224,7 @@ class Driver:
         if welcome.protocol != PROTOCOL:
             raise UnsupportedProtocol(theirs=welcome.protocol, ours=PROTOCOL)
         before, self.welcome = self.welcome, welcome
+        self._look_for_slots(welcome)
         self._greeted = now = time.monotonic()
         for name in [name for name in self._channels if name != "data"]:
             if self._channels[name].address != self._address_of(name):
@@ -227,6 +234,20 @@ class Driver:
             for feed in list(self._all.feeds.values()):
                 self._all.turn(feed, lambda feed=feed: feed.start(now))  # type: ignore[misc]
         return welcome
+
+    def _look_for_slots(self, welcome: Welcome) -> None:
+        """Whether the broadcaster is on this host, and its slots can be used here."""
+        path, token = self._slot_dir or welcome.slot_dir, welcome.host_token
+        if self.slots is not None and token == self.slots.token:
+            return
+        self.slots = None  # Closed with its last user: a learner may be about to write to one of its slots.
+        if path is None or token is None:
+            self.no_slots = "the broadcaster offers no slots"
+            return
+        try:
+            self.slots = SlotDirectory(path, token, trusted=self._slot_dir is not None)
+        except SlotsUnusable as error:
+            self.no_slots = str(error)
 
     def _address_of(self, name: str) -> str:
         if name == "data":

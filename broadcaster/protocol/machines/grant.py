@@ -8,8 +8,8 @@
                ◀───────────── done ─────────────
     DONE
 
-Whatever speaks against the slot (no grant, a slot that cannot be used, a broadcaster that was restarted) leads to CHUNKS: the same
-payload goes on under the same upload id, with an `Uploader` and from the beginning.
+Whatever speaks against the slot (no grant, a slot that cannot be used, a broadcaster that was restarted) leads to CHUNKS: the
+same payload goes on under the same upload id, with an `Uploader` and from the beginning.
 """
 
 from __future__ import annotations
