@@ -20,7 +20,7 @@ class SlotsUnusable(Exception):
 
 
 class SlotDirectory:
-    """The directory at `path`, which holds `token`. Raises SlotsUnusable when it is not that broadcaster's, or nobody's to trust."""
+    """The directory at `path`, which holds `token`. Raises SlotsUnusable when it is not that broadcaster's, or a stranger's."""
 
     def __init__(self, path: str, token: str, *, trusted: bool = False) -> None:
         """`trusted`: the user named the directory, so it may belong to anybody."""
@@ -40,7 +40,7 @@ class SlotDirectory:
             raise
 
     def open(self, name: str, size: int, *, writable: bool) -> int:
-        """A descriptor of the slot that has room for `size` bytes behind its header; the caller's to close. Raises SlotsUnusable."""
+        """A descriptor, the caller's to close, of the slot with room for `size` bytes behind its header. Raises SlotsUnusable."""
         if _NAME.fullmatch(name) is None:
             raise SlotsUnusable(f"{name[:64]!r} is no name of a slot")
         try:
