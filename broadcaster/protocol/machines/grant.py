@@ -18,6 +18,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from enum import Enum
 
+from broadcaster.protocol.errors import Aborted as UploadAborted
 from broadcaster.protocol.errors import BroadcasterError, LocalProtocolError, RemoteProtocolError, from_wire
 from broadcaster.protocol.limits import FILLED, RETRY
 from broadcaster.protocol.machines.upload import is_forgotten
@@ -121,6 +122,8 @@ class SlotUploader:
                 return []
             case Error() if is_forgotten(message):
                 return self.refuse()  # Another life of the broadcaster got our commit: it never granted anything.
+            case Error() if message.code == UploadAborted.code and self.grant is not None:
+                return self.refuse()  # Withdrawn, as nothing was heard of us for long: what is in the slot goes in chunks.
             case Error():
                 self.state = SlotUploaderState.FAILED
                 self.error = from_wire(message.code, message.message, dict(message.facts))
