@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import stat
@@ -13,10 +14,19 @@ from broadcaster.protocol.slot import HEADER
 _NAME = re.compile(r"slot-\d{1,20}-[0-9a-f]{8}")
 _TOKEN = 1024
 """Bytes of the token file that are looked at."""
+_PASSING = {errno.ENOENT, errno.EMFILE, errno.ENFILE, errno.ENOMEM}
+"""Errors of an open that say nothing of the next one: the slot was unlinked meanwhile, or there is no room for it now."""
 
 
 class SlotsUnusable(Exception):
-    """Why slots, or this one, cannot be used here. Never a user's error: the payload comes or goes in chunks instead."""
+    """Why slots, or this one, cannot be used here. Never a user's error: the payload comes or goes in chunks instead.
+
+    `passing`: only this slot, or only now; another may do.
+    """
+
+    def __init__(self, reason: str, *, passing: bool = False) -> None:
+        super().__init__(reason)
+        self.passing = passing
 
 
 class SlotDirectory:
@@ -47,7 +57,7 @@ class SlotDirectory:
             flags = (os.O_RDWR if writable else os.O_RDONLY) | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
             fd = os.open(name, flags, dir_fd=self._fd)
         except OSError as wrong:
-            raise SlotsUnusable(f"{name} cannot be opened: {wrong.strerror}") from None
+            raise SlotsUnusable(f"{name} cannot be opened: {wrong.strerror}", passing=wrong.errno in _PASSING) from None
         found = os.fstat(fd)
         if not stat.S_ISREG(found.st_mode) or found.st_uid != self.owner or found.st_size < HEADER + size:
             os.close(fd)
