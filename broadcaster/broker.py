@@ -29,7 +29,7 @@ from broadcaster.protocol.errors import (
     UnknownVersion,
 )
 from broadcaster.protocol.frames import Chunk, ChunkHeader, encoded_size
-from broadcaster.protocol.limits import ANNOTATIONS, CHUNK, EAGER, INLINE, MAX_PAYLOAD, PAGE
+from broadcaster.protocol.limits import ANNOTATIONS, CHUNK, EAGER, IDLE_UPLOAD, INLINE, MAX_PAYLOAD, PAGE
 from broadcaster.protocol.machines.upload import Assembler
 from broadcaster.protocol.messages import (
     DIGEST_KINDS,
@@ -39,6 +39,8 @@ from broadcaster.protocol.messages import (
     Commit,
     Done,
     Event,
+    Filled,
+    Grant,
     Message,
     Publish,
     Read,
@@ -81,6 +83,10 @@ class Front(Protocol):
     """What the broker needs of the sockets and the loop."""
 
     def push_event(self, event: Event, payload: memoryview | None) -> None: ...
+    def push_chunk(self, key: Key, header: ChunkHeader, data: memoryview) -> Tracker | None:
+        """From where the bytes are, to who wants chunks; None when nobody does."""
+        ...
+
     def push_abandon(self, key: Key, abandon: Abandon) -> None: ...
     def post(self, done: Callable[[], None]) -> None: ...
 
@@ -90,6 +96,10 @@ class Stage(Enum):
 
     RESERVING = "reserving"
     RECEIVING = "receiving"
+    FILLING = "filling"
+    """Its writer has the slot."""
+    VERIFYING = "verifying"
+    """Its writer is done with the slot; not all of it is hashed."""
     NUMBERING = "numbering"
     ARCHIVING = "archiving"
 
@@ -106,7 +116,11 @@ class Upload:
     stage: Stage
     assembler: Assembler
     begun: float
+    granted: bool = False
+    """Whether the client is to write into the slot itself."""
     staged: Staged | None = None
+    declared: str = ""
+    """The digest, from the commit of a granted upload on."""
 
     @property
     def key(self) -> Key:
@@ -139,7 +153,10 @@ class Rooms:
 
 
 class Broker:
-    """All uploads and all payloads of one broadcaster. `make_id` makes 16 random bytes, `wall` tells ns since 1970."""
+    """All uploads and all payloads of one broadcaster. `make_id` makes 16 random bytes, `wall` tells ns since 1970.
+
+    Who shows `host_token` is on this host, and is granted slots. Uploads without progress for `idle` seconds are given up.
+    """
 
     def __init__(
         self,
@@ -147,12 +164,16 @@ class Broker:
         front: Front,
         *,
         max_payload: int,
+        host_token: str,
         make_id: Callable[[], bytes],
         clock: Callable[[], float],
         wall: Callable[[], int],
+        idle: float = IDLE_UPLOAD,
     ) -> None:
         self.rooms = rooms
         self._front = front
+        self._host_token = host_token
+        self._idle = idle
         self._max_payload = min(max_payload, MAX_PAYLOAD)
         self._make_id = make_id
         self._clock = clock
@@ -161,6 +182,8 @@ class Broker:
         """Models that the archive knows."""
         self._uploads: dict[bytes, Upload] = {}
         self._unanswered: list[Upload] = []
+        self._behind: dict[bytes, Upload] = {}
+        """Granted uploads that are not hashed as far as they are filled, in turn."""
         self._parked: dict[Key, list[Upload]] = {}
         self._attempts: OrderedDict[bytes, int] = OrderedDict()
         self._finished: OrderedDict[bytes, tuple[Key, VersionInfo]] = OrderedDict()
@@ -191,16 +214,21 @@ class Broker:
         if self._again(begin, caller, now):
             return
         upload = self._reserve(begin, caller, now)
+        upload.granted = self._is_here(begin) and isinstance(upload.place, Slot) and upload.place.reachable
         if begin.archived:
             self._stage(upload, now)
-        else:
+        elif begin.host_token is None:
             self._unanswered.append(upload)
+        else:  # Nothing follows such a `begin`: there is nothing to wait for.
+            self._welcome(upload, now)
 
     def settle(self, now: float) -> None:
-        """All that came has been looked at: uploads that were begun and are not done yet get their first credit.
+        """All that came has been looked at: uploads that were begun and are not done yet get their first credit, and one piece of
+        what a client wrote into its slot is hashed.
 
-        One whose chunks may all come without it gets a moment: it is answered with `done` alone then.
+        One whose chunks may all come without credit gets a moment: it is answered with `done` alone then.
         """
+        self._follow(now)
         waiting: list[Upload] = []
         for upload in self._unanswered:
             if upload.stage is not Stage.RECEIVING or self._uploads.get(upload.begin.upload_id) is not upload:
@@ -214,6 +242,8 @@ class Broker:
     @property
     def deadline(self) -> float | None:
         """When `settle` has something to do, whatever comes."""
+        if self._behind:
+            return 0.0
         return self._unanswered[0].begun + MOMENT if self._unanswered else None
 
     def publish(self, message: Publish, payload: memoryview, caller: Caller, now: float, forward: Forward) -> None:
@@ -265,11 +295,16 @@ class Broker:
         if upload is None:
             raise InvalidRequest(field="upload_id", reason="there is no such upload: begin it again")
         upload.caller = caller
-        if upload.stage is not Stage.RECEIVING:
+        if upload.stage not in (Stage.RECEIVING, Stage.FILLING):
             return  # The commit was sent again; its answer is on the way.
         try:
+            upload.begin = _with_last_words(upload.begin, commit)
+            if upload.stage is Stage.FILLING:
+                self._filled_to_the_end(upload, commit, now)
+                return
             missing = upload.assembler.commit(commit, now)
         except BroadcasterError as error:
+            upload.granted = False  # The writer has spoken: nothing more is written to its slot.
             self._fail(upload, error)
             return
         if missing:
@@ -277,15 +312,93 @@ class Broker:
         else:
             self._commit(upload, now)
 
+    # --- a slot that the client fills ------------------------------------------------------------------------------
+
+    def filled(self, filled: Filled, now: float) -> None:
+        """A writer says how far it is. Not answered; what fits no grant is dropped."""
+        upload = self._uploads.get(filled.upload_id)
+        if upload is None or upload.stage is not Stage.FILLING or filled.size > upload.begin.size:
+            self.rooms.stats.count("fills_dropped")
+            return
+        upload.assembler.filled(filled.size, now)
+        if upload.assembler.behind:
+            self._behind[filled.upload_id] = upload
+
+    def _is_here(self, begin: Begin) -> bool:
+        """Whether the client is on this host."""
+        return begin.host_token == self._host_token
+
+    def _welcome(self, upload: Upload, now: float, *, rewind: bool = False) -> None:
+        """All is reserved: the client gets the slot, or credit for chunks."""
+        if upload.granted:
+            upload.stage = Stage.FILLING
+            self.rooms.stats.count("grants")
+            upload.caller.reply(_grant(upload, upload.begin.request_id))
+        else:
+            upload.stage = Stage.RECEIVING
+            self._send(upload, upload.assembler.start(now, rewind=rewind))
+
+    def _filled_to_the_end(self, upload: Upload, commit: Commit, now: float) -> None:
+        """The writer is done: it is committed once all of it is hashed."""
+        upload.stage, upload.granted, upload.declared = Stage.VERIFYING, False, commit.digest
+        upload.assembler.filled(upload.begin.size, now)
+        self._behind[commit.upload_id] = upload
+
+    def _follow(self, now: float) -> None:
+        """Hashes one piece behind one writer, forwards its chunks, and commits what is whole."""
+        while self._behind:
+            upload_id, upload = next(iter(self._behind.items()))
+            del self._behind[upload_id]
+            if self._uploads.get(upload_id) is not upload or upload.stage not in (Stage.FILLING, Stage.VERIFYING):
+                continue
+            for index in upload.assembler.follow():
+                self._forward(upload, index)
+            if upload.assembler.behind:
+                self._behind[upload_id] = upload  # behind the others
+            elif upload.stage is Stage.VERIFYING:
+                self._verify(upload, now)
+            return
+
+    def _forward(self, upload: Upload, index: int) -> None:
+        """Cut-through: a chunk goes from the slot to who wants it, while the rest is still written."""
+        assembly = upload.assembler.assembly
+        data = assembly.view(index)
+        header = ChunkHeader(upload.transfer, assembly.size, index * CHUNK, len(data), upload.attempt)
+        frame = self._front.push_chunk(upload.key, header, data)
+        if frame is not None:
+            upload.place.lend(frame)
+
+    def _verify(self, upload: Upload, now: float) -> None:
+        try:
+            upload.assembler.verify(upload.declared)
+        except DigestMismatch as error:
+            self._fail(upload, error)
+        else:
+            self._commit(upload, now)
+
+    def _without_slot(self, upload: Upload, begin: Begin, now: float) -> None:
+        """The client cannot use its slot: what it wrote is withdrawn, and the payload comes in chunks, from the start."""
+        staged, upload.staged = upload.staged, None
+        self._forget(upload)
+        try:
+            again = self._reserve(replace(upload.begin, host_token=None), upload.caller, now)
+        except BroadcasterError:
+            if staged is not None:
+                staged.discard()
+            raise
+        again.staged, again.stage = staged, Stage.RECEIVING
+        self._send(again, again.assembler.resume(begin.request_id, now))
+
     def abort(self, abort: Abort, caller: Caller) -> None:
-        """The client gives up; what was committed already stays."""
+        """The client gives up; what was committed already stays. It writes to its slot no more, so others may have it."""
         upload = self._uploads.get(abort.upload_id)
-        if upload is not None and upload.stage in (Stage.RESERVING, Stage.RECEIVING):
+        if upload is not None and upload.stage in (Stage.RESERVING, Stage.RECEIVING, Stage.FILLING, Stage.VERIFYING):
+            upload.granted = False
             self._forget(upload)
 
     def tick(self, now: float) -> None:
         """Gives up uploads without progress, lets expired versions go, and tries whether a failed disk works again."""
-        for upload in [one for one in self._uploads.values() if one.stage is Stage.RECEIVING]:
+        for upload in [one for one in self._uploads.values() if one.stage in (Stage.RECEIVING, Stage.FILLING)]:
             try:
                 upload.assembler.expire(now)
             except Aborted as error:
@@ -330,9 +443,8 @@ class Broker:
         if begin.archived:
             rooms.catalog.pin(kept)  # until it is on disk
         evicted = self._evict(leaving, now, announcing=key)
-        event = self.emit(
-            key, "published", now, number=number, version=info, evicted=evicted, transfer=upload.transfer, attempt=upload.attempt
-        )
+        facts = {"number": number, "version": info, "evicted": evicted, "transfer": upload.transfer, "attempt": upload.attempt}
+        event = self.emit(key, "published", now, **facts, **_where(upload.place))
         self._front.push_event(event, upload.place.view if info.size <= INLINE else None)  # fetchable from here on
         rooms.stats.count("publishes")
         rooms.stats.count("bytes_in", info.size)
@@ -468,6 +580,11 @@ class Broker:
         """The payload of a small version that is in memory."""
         return self._places[key, kept.info.number].view if kept.resident and kept.info.size <= INLINE else None
 
+    def slot_of(self, key: Key, kept: Kept) -> tuple[str, int] | None:
+        """Name and generation of the slot in which a version lies; None for one that is inline or not in memory."""
+        place = self._places.get((key, kept.info.number))
+        return (place.path.name, place.generation) if isinstance(place, Slot) else None
+
     # --- leaving ---------------------------------------------------------------------------------------------------
 
     def model_is_leaving(self, key: Key) -> None:
@@ -527,6 +644,13 @@ class Broker:
             self.rooms.stats.count("uploads_resumed")
             if upload.stage is Stage.RECEIVING:
                 self._send(upload, upload.assembler.resume(begin.request_id, now))
+            elif upload.stage is Stage.RESERVING and not self._is_here(begin):
+                upload.granted = False  # It was not told of its slot yet.
+            elif upload.stage in (Stage.FILLING, Stage.VERIFYING) and self._is_here(begin):
+                upload.assembler.filled(0, now)
+                caller.reply(_grant(upload, begin.request_id))
+            elif upload.stage is Stage.FILLING:
+                self._without_slot(upload, begin, now)
             return True
         found = self._finished.get(begin.upload_id) or self._archived_before(begin.upload_id)
         if found is None:
@@ -559,7 +683,8 @@ class Broker:
         self.in_flight += place.charge
         attempt = self._attempts.pop(begin.upload_id, -1) + 1
         stage = Stage.RESERVING if begin.archived else Stage.RECEIVING
-        upload = Upload(begin, caller, place, self._make_id(), attempt, stage, Assembler(begin, place.view, now), now)
+        assembler = Assembler(begin, place.view, now, idle=self._idle)
+        upload = Upload(begin, caller, place, self._make_id(), attempt, stage, assembler, now)
         self._uploads[begin.upload_id] = upload
         self.rooms.stats.count("uploads_begun")
         self._want_numbers(upload.key, now)
@@ -576,8 +701,8 @@ class Broker:
             elif isinstance(result, BaseException):
                 self._fail(upload, store_error(result, "reserving"))
             else:
-                upload.staged, upload.stage = result, Stage.RECEIVING
-                self._send(upload, upload.assembler.start(now, rewind=True))
+                upload.staged = result
+                self._welcome(upload, self._clock(), rewind=upload.begin.host_token is None)
 
         try:
             self.rooms.reserver.submit(lambda: archive.reserve(size), lambda result: self._front.post(lambda: finished(result)))
@@ -668,15 +793,23 @@ class Broker:
         upload_id = upload.begin.upload_id
         if self._uploads.pop(upload_id, None) is None:
             return
-        if upload.stage in (Stage.RESERVING, Stage.RECEIVING, Stage.NUMBERING):
+        if upload.stage is not Stage.ARCHIVING:
             self.in_flight -= upload.place.charge
-            self.rooms.slots.release(upload.place)
+            self._give_back(upload)
             self._front.push_abandon(upload.key, Abandon(transfer=upload.transfer, attempt=upload.attempt))
             self._attempts[upload_id] = upload.attempt
             if len(self._attempts) > FINISHED:
                 self._attempts.popitem(last=False)
         if upload.staged is not None:
             upload.staged.discard()
+
+    def _give_back(self, upload: Upload) -> None:
+        """A place that no version came to lie in. One that a writer has and said nothing of may still be written to."""
+        if upload.stage is Stage.FILLING and upload.granted:
+            self.rooms.stats.count("grants_withdrawn")
+            self.rooms.slots.withdraw(upload.place)
+        else:
+            self.rooms.slots.release(upload.place)
 
     def _remember(self, upload_id: bytes, key: Key, info: VersionInfo) -> None:
         self._finished[upload_id] = key, info
@@ -698,6 +831,17 @@ def check_begin(begin: Begin, max_payload: int) -> None:
     check_annotations(begin.user_data, begin.metrics)
 
 
+def _with_last_words(begin: Begin, commit: Commit) -> Begin:
+    """`begin` with what `commit` says instead. Raises InvalidRequest."""
+    said = {name: getattr(commit, name) for name in ("user_data", "metrics", "creation_timestamp")}
+    given = {name: value for name, value in said.items() if value is not None}
+    if not given:
+        return begin
+    changed = replace(begin, **given)
+    check_annotations(changed.user_data, changed.metrics)
+    return changed
+
+
 def _require_same(begin: Begin, key: Key, size: int) -> None:
     """An upload id is one payload's: answering for another one would lose it without a word."""
     if (begin.namespace, begin.model_id, begin.size) != (*key, size):
@@ -710,6 +854,15 @@ def check_annotations(*maps: Mapping[str, Any]) -> None:
     size = sum(encoded_size(one) for one in maps)
     if size > ANNOTATIONS:
         raise InvalidRequest(field="user_data, metrics and tags", reason=f"{size} bytes are over {ANNOTATIONS}")
+
+
+def _grant(upload: Upload, request_id: bytes) -> Grant:
+    return Grant(request_id=request_id, upload_id=upload.begin.upload_id, **_where(upload.place))
+
+
+def _where(place: Place) -> dict[str, Any]:
+    """What an event says of where a payload lies on this host."""
+    return {"slot": place.path.name, "generation": place.generation} if isinstance(place, Slot) else {}
 
 
 def _slot_header(epoch: int, info: VersionInfo, place: Place) -> SlotHeader:

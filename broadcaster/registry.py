@@ -94,12 +94,15 @@ class Registry:
         check_name("namespace", request.namespace)
         check_name("model", request.model_id)
         log, newest = self._rooms.log, self._rooms.catalog.newest(key)
+        slot, generation = (newest and self._broker.slot_of(key, newest)) or (None, None)
         state = State(
             request_id=request.request_id,
             epoch=log.epoch,
             offset=log.offset,
             model_offset=log.model_offset(key),
             newest=None if newest is None else newest.info,
+            slot=slot,
+            generation=generation,
         )
         return state, None if newest is None else self._broker.inline_payload(key, newest)
 

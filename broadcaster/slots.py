@@ -99,6 +99,11 @@ class Slot:
         fcntl.flock(self._fd, fcntl.LOCK_UN)
         self.granted = False
 
+    @property
+    def reachable(self) -> bool:
+        """Whether others find it by its name: not if somebody emptied the directory."""
+        return os.fstat(self._fd).st_nlink > 0
+
     def lend(self, frame: Tracker) -> None:
         """A frame that reads this slot is queued."""
         if len(self._frames) > 64:
@@ -164,6 +169,13 @@ class SlotPool:
         """The version in it left. A slot comes round again once nobody reads it."""
         if isinstance(place, Slot):
             place.empty()
+
+    def withdraw(self, place: Slot | Inline) -> None:
+        """Its writer may wake up and write into it: it is unlinked and never granted again."""
+        if isinstance(place, Slot):
+            self._slots.remove(place)
+            self.bytes -= place.charge
+            place.close()
 
     def close(self) -> None:
         """Unlinks every slot."""

@@ -23,7 +23,7 @@ from broadcaster.catalog import Catalog, Retention
 from broadcaster.eventlog import EventLog
 from broadcaster.numbers import Numbers
 from broadcaster.protocol.errors import BroadcasterError, DirectoryUnusable
-from broadcaster.protocol.limits import CHUNK, CONTROL, EAGER, INLINE, PROTOCOL, WINDOW
+from broadcaster.protocol.limits import CHUNK, CONTROL, EAGER, IDLE_UPLOAD, INLINE, PROTOCOL, WINDOW
 from broadcaster.protocol.messages import Hello, Welcome
 from broadcaster.registry import Registry
 from broadcaster.server.channels import Binding, Channels
@@ -54,6 +54,8 @@ class CoreOptions:
     max_payload: int
     retention: Retention
     ready_file: Path | None
+    idle_upload: float = IDLE_UPLOAD
+    """Seconds without progress after which an upload is given up."""
 
 
 class Core:
@@ -112,16 +114,18 @@ class Core:
         )
         for worker in (self._rooms.readers, self._rooms.reserver, self._rooms.writer):
             self._closing.append(worker.close)
+        self._token = secrets.token_hex(16)
         self._broker = Broker(
             self._rooms,
             self.loop,
+            host_token=self._token,
             max_payload=min(self._options.max_payload, retention.budget),
             make_id=lambda: os.urandom(16),
             clock=time.monotonic,
             wall=time.time_ns,
+            idle=self._options.idle_upload,
         )
         self._broker.load(loaded.models, loaded.versions)
-        self._token = secrets.token_hex(16)
         (directory / "token").write_text(self._token)
         self._closing.append(lambda: (directory / "token").unlink(missing_ok=True))
         requests = Requests(self._broker, Registry(self._broker, time.time_ns), self._welcome, self._gauges)

@@ -15,13 +15,14 @@ from broadcaster.broker import Broker, Caller, Key, Rooms, Upload
 from broadcaster.protocol.errors import BroadcasterError, InvalidRequest, RemoteProtocolError, UnsupportedProtocol
 from broadcaster.protocol.frames import ChunkHeader, decode_header, decode_map, encode
 from broadcaster.protocol.limits import PROTOCOL
-from broadcaster.protocol.messages import KINDS, Abandon, Abort, Aborted, Beacon, Begin, Commit, Event, Publish, Request
+from broadcaster.protocol.messages import KINDS, Abandon, Abort, Aborted, Beacon, Begin, Commit, Event, Filled, Publish, Request
 from broadcaster.protocol.names import EVENTS
 from broadcaster.server.channels import Channels
 from broadcaster.server.peers import Peer
 from broadcaster.server.requests import Requests
 from broadcaster.server.subscribers import Subscribers
 from broadcaster.server.transfer import receive, send
+from broadcaster.slots import Tracker
 
 log = logging.getLogger("broadcaster.server")
 
@@ -69,6 +70,13 @@ class Loop:
                 frames.append(payload)
             send(self._channels.push, frames)
 
+    def push_chunk(self, key: Key, header: ChunkHeader, data: memoryview) -> Tracker | None:
+        raw = self._subscribers.chunks(key)
+        if raw is None:
+            return None
+        self._rooms.stats.count("chunks_pushed")
+        return send(self._channels.push, [raw, header.pack(), data], track=True)
+
     def push_abandon(self, key: Key, abandon: Abandon) -> None:
         raw = self._subscribers.chunks(key)
         if raw is not None:
@@ -100,7 +108,8 @@ class Loop:
                 tick = now + _TICK
                 self._broker.tick(now)
             self._beacons(now)
-            due = min(tick, self._rooms.beacons.deadline or tick, self._broker.deadline or tick)
+            deadlines = (self._rooms.beacons.deadline, self._broker.deadline)
+            due = min([tick, *(deadline for deadline in deadlines if deadline is not None)])
             ready = dict(poller.poll(max(0, int((due - self._clock()) * 1000) + 1)))
             for socket, turn in turns:
                 if socket in ready:
@@ -152,6 +161,9 @@ class Loop:
         if len(frames) == 4 and len(frames[1]) == 0:
             self._chunk(frames, now)
             return
+        if len(frames) > 1 and len(frames[1]) == len(Filled.KIND) and frames[1].bytes == Filled.KIND:
+            self._filled(frames[1:], now)
+            return
         routing = [frames[0].bytes]
         peer: Caller = Peer(self._channels.upload, routing, self._rooms.stats, _NO_ID)
         try:
@@ -173,6 +185,13 @@ class Loop:
                     raise InvalidRequest(field="kind", reason=f"{other.KIND.decode()} belongs on the data channel")
         except BroadcasterError as error:
             self._refuse(peer, error)
+
+    def _filled(self, frames: Frames, now: float) -> None:
+        """Not answered, whatever it is."""
+        try:
+            self._broker.filled(Filled.read(_map_of(frames)), now)
+        except RemoteProtocolError:
+            self._rooms.stats.count("bad_messages")
 
     def _chunk(self, frames: Frames, now: float) -> None:
         """Forwarded first, then put into its place: subscribers need not wait for our copy."""

@@ -30,7 +30,7 @@ from broadcaster.protocol.errors import (
     from_wire,
 )
 from broadcaster.protocol.frames import Chunk, ChunkHeader
-from broadcaster.protocol.limits import CHUNK, EAGER, IDLE_UPLOAD, RETRY, WINDOW
+from broadcaster.protocol.limits import CHUNK, EAGER, FILLED, IDLE_UPLOAD, RETRY, WINDOW
 from broadcaster.protocol.messages import SHA256, Abort, Begin, Commit, Credit, Done, Error, Message
 from broadcaster.protocol.version import VersionInfo
 
@@ -190,7 +190,8 @@ class AssemblerState(Enum):
 class Assembler:
     """Takes one payload in. `buffer` has the declared size; the caller copies each chunk to where `place` says.
 
-    The broadcaster keeps one for each upload, across the client's connections.
+    Of a payload that the client itself writes into `buffer` (a granted slot), `filled` hears how far it is, and `follow` hashes
+    behind it. The broadcaster keeps one for each upload, across the client's connections.
     """
 
     def __init__(self, begin: Begin, buffer: memoryview, now: float, *, window: int = WINDOW, idle: float = IDLE_UPLOAD) -> None:
@@ -201,6 +202,8 @@ class Assembler:
         self.assembly = Assembly(buffer, also=begin.digest_kind if begin.digest_kind == SHA256 else None)
         self._window = window
         self._until = 0
+        self._mark = 0
+        """Chunks that the client says are in the buffer."""
         self._idle = idle
         self._progress = now
         self._rewound = -1
@@ -247,6 +250,26 @@ class Assembler:
             self._rewound = front
             return [self._credit(rewind=True)]
         return []
+
+    def filled(self, size: int, now: float) -> None:
+        """The client wrote the first `size` bytes into the buffer. They are hashed by `follow`; less than was said before, and
+        more than was declared, changes nothing but that the client lives."""
+        self._progress = now
+        if size <= self.begin.size:
+            self._mark = max(self._mark, self.assembly.count if size == self.begin.size else size // CHUNK)
+
+    @property
+    def behind(self) -> bool:
+        """Whether `follow` has something to hash."""
+        return self.state is AssemblerState.RECEIVING and self.assembly.front < self._mark
+
+    def follow(self) -> range:
+        """Hashes what the client wrote: whole chunks, at most 4 MiB in one call. Returns the indices of those chunks."""
+        front = self.assembly.front
+        hashed = range(front, min(self._mark, front + FILLED // CHUNK))
+        for index in hashed:
+            self.assembly.add(index)
+        return hashed
 
     def commit(self, commit: Commit, now: float) -> Out:
         """The declared digest is right: COMPLETE and nothing to send. Chunks are missing: rewind.
