@@ -20,6 +20,7 @@ from broadcaster.protocol.errors import (
     Aborted,
     AlreadyExists,
     BroadcasterError,
+    BudgetExceeded,
     DigestMismatch,
     InvalidRequest,
     PayloadTooLarge,
@@ -60,6 +61,8 @@ Place = Slot | Inline
 
 MOMENT = 0.01
 """Seconds that the chunks of a small upload have to arrive before they are asked for."""
+QUIET = 0.05
+"""Seconds after a version within which the next one may begin: later, there is time to make a slot for it ahead."""
 RIDING = 1000
 """Numbers of evicted versions in one event, which has to fit a control map."""
 FINISHED = 4096
@@ -178,6 +181,8 @@ class Broker:
         self._make_id = make_id
         self._clock = clock
         self._wall = wall
+        self._quiet: float | None = None
+        """When to look whether a slot is missing."""
         self._on_disk: set[Key] = set()
         """Models that the archive knows."""
         self._uploads: dict[bytes, Upload] = {}
@@ -229,6 +234,8 @@ class Broker:
         One whose chunks may all come without credit gets a moment: it is answered with `done` alone then.
         """
         self._follow(now)
+        if self._quiet is not None and now >= self._quiet:
+            self._prepare()
         waiting: list[Upload] = []
         for upload in self._unanswered:
             if upload.stage is not Stage.RECEIVING or self._uploads.get(upload.begin.upload_id) is not upload:
@@ -244,7 +251,8 @@ class Broker:
         """When `settle` has something to do, whatever comes."""
         if self._behind:
             return 0.0
-        return self._unanswered[0].begun + MOMENT if self._unanswered else None
+        moment = self._unanswered[0].begun + MOMENT if self._unanswered else None
+        return min((when for when in (moment, self._quiet) if when is not None), default=None)
 
     def publish(self, message: Publish, payload: memoryview, caller: Caller, now: float, forward: Forward) -> None:
         """A payload of at most one chunk, begun and committed in one message. `forward` pushes it to who wants chunks."""
@@ -397,13 +405,14 @@ class Broker:
             self._forget(upload)
 
     def tick(self, now: float) -> None:
-        """Gives up uploads without progress, lets expired versions go, and tries whether a failed disk works again."""
+        """Gives up uploads without progress, lets expired versions go, and looks which slots are read no more."""
         for upload in [one for one in self._uploads.values() if one.stage in (Stage.RECEIVING, Stage.FILLING)]:
             try:
                 upload.assembler.expire(now)
             except Aborted as error:
                 self._fail(upload, error)
         self._evict(self.rooms.catalog.expired(now), now)
+        self.rooms.slots.survey()
 
     def close(self) -> None:
         """Gives up what is under way: its files go while the archive is still open."""
@@ -598,7 +607,7 @@ class Broker:
         for one in kept:
             place = self._places.pop((key, one.info.number), None)
             if place is not None:
-                self.rooms.slots.release(place)
+                self._release(place)
             self.archived.pop((key, one.info.number), None)
             self._archived_uploads.pop(one.upload_id, None)
             self._finished.pop(one.upload_id, None)
@@ -608,7 +617,7 @@ class Broker:
         gone: dict[Key, list[int]] = {}
         for kept in leaving:
             key = (kept.info.namespace, kept.info.model_id)
-            self.rooms.slots.release(self._places.pop((key, kept.info.number)))
+            self._release(self._places.pop((key, kept.info.number)))
             if not kept.info.archived:
                 self.rooms.stats.count("evicted")
                 gone.setdefault(key, []).append(kept.info.number)
@@ -678,7 +687,8 @@ class Broker:
         """Room in memory for the payload, before a byte moves. Raises what `check_begin` and the budget say."""
         check_begin(begin, self._max_payload)
         charge = self.rooms.slots.charge(begin.size)
-        self._evict(self.rooms.catalog.reserve(begin.model_id, charge, self.in_flight), now)
+        while leaving := self._leaving(begin.model_id, charge):
+            self._evict(leaving, now)  # What readers hold of it is pinned now: perhaps more must leave.
         place = self.rooms.slots.grant(begin.size)
         self.in_flight += place.charge
         attempt = self._attempts.pop(begin.upload_id, -1) + 1
@@ -689,6 +699,32 @@ class Broker:
         self.rooms.stats.count("uploads_begun")
         self._want_numbers(upload.key, now)
         return upload
+
+    def _leaving(self, model_id: str, charge: int) -> list[Kept]:
+        """What must leave memory so that `charge` bytes fit. Raises BudgetExceeded."""
+        catalog, slots = self.rooms.catalog, self.rooms.slots
+        try:
+            return catalog.reserve(model_id, charge, self.in_flight, slots.pinned_bytes)
+        except BudgetExceeded:
+            if not slots.survey():  # A reader may have let go since the last look.
+                raise
+        return catalog.reserve(model_id, charge, self.in_flight, slots.pinned_bytes)
+
+    def _prepare(self) -> None:
+        """Nothing is under way: a thread that has time makes the slot that the next payload will need."""
+        self._quiet = None
+        job = None if self._uploads else self.rooms.slots.spare()
+        if job is None:
+            return
+
+        def finished(result: Slot | BaseException) -> None:
+            self.rooms.slots.keep(result)
+            self._quiet = self._clock()  # Perhaps one of another size is missing too.
+
+        try:
+            self.rooms.readers.submit(job, lambda result: self._front.post(lambda: finished(result)))
+        except BroadcasterError as error:
+            finished(error)
 
     def _stage(self, upload: Upload, now: float) -> None:
         """Room on disk for the payload."""
@@ -776,6 +812,8 @@ class Broker:
     def _done(self, upload: Upload, info: VersionInfo) -> None:
         self._uploads.pop(upload.begin.upload_id, None)
         begin = upload.begin
+        if begin.size > INLINE:
+            self._quiet = self._clock() + QUIET
         upload.caller.reply(Done(request_id=begin.request_id, upload_id=begin.upload_id, version=info))
 
     def _send(self, upload: Upload, messages: Iterable[Message | Chunk]) -> None:
@@ -809,7 +847,12 @@ class Broker:
             self.rooms.stats.count("grants_withdrawn")
             self.rooms.slots.withdraw(upload.place)
         else:
-            self.rooms.slots.release(upload.place)
+            self._release(upload.place)
+
+    def _release(self, place: Place) -> None:
+        unlinked = self.rooms.slots.release(place)
+        if unlinked:
+            self.rooms.stats.count("slots_unlinked", unlinked)
 
     def _remember(self, upload_id: bytes, key: Key, info: VersionInfo) -> None:
         self._finished[upload_id] = key, info

@@ -288,24 +288,25 @@ class Catalog:
 
     # --- memory ----------------------------------------------------------------------------------------------------
 
-    def reserve(self, model_id: str, size: int, in_flight: int) -> list[Kept]:
-        """The versions that must leave memory so that `size` more bytes fit beside `in_flight` bytes of other uploads.
+    def reserve(self, model_id: str, size: int, in_flight: int, pinned: int = 0) -> list[Kept]:
+        """The versions that must leave memory so that `size` more bytes fit beside `in_flight` bytes of other uploads and
+        `pinned` bytes of versions that left and are still read.
 
         Raises BudgetExceeded, evicting nothing, when what may not leave is too much already.
         """
         budget = self.retention.budget
-        if in_flight + self.newest_bytes + self.pinned_bytes + size > budget:
+        if in_flight + self.newest_bytes + self.pinned_bytes + pinned + size > budget:
             raise BudgetExceeded(
                 model_id=model_id,
                 size=size,
                 in_flight=in_flight,
                 newest=self.newest_bytes,
-                pinned=self.pinned_bytes,
+                pinned=self.pinned_bytes + pinned,
                 budget=budget,
             )
         over: list[Kept] = []
         held: list[tuple[int, Key, int]] = []
-        while self._evictable and self.resident_bytes + in_flight + size > budget:
+        while self._evictable and self.resident_bytes + in_flight + pinned + size > budget:
             entry = heapq.heappop(self._evictable)
             kept = self._superseded(entry)
             if kept is not None and kept.pins:

@@ -15,6 +15,7 @@ COUNTERS = {
     "uploads_refused": "uploads ended by an error",
     "grants": "slots granted to learners on this host",
     "grants_withdrawn": "grants that ended without their writer's word: their slots are unlinked",
+    "slots_unlinked": "slots that were replaced because readers kept too many of them",
     "fills_dropped": "words of how far a slot is filled that belonged to no grant",
     "chunks_dropped": "uploaded chunks that were not wanted: repeated, or behind a hole",
     "chunks_pushed": "chunks forwarded to subscribers",

@@ -6,6 +6,7 @@ import contextlib
 import json
 import logging
 import os
+import resource
 import signal
 from pathlib import Path
 from types import FrameType
@@ -48,6 +49,7 @@ def serve(config: str | None, **flags: Any) -> None:
     Each setting can also be given as BROADCASTER_NAME in the environment, or in a TOML file.
     """
     _fill_standard_descriptors()
+    _allow_descriptors()
     stop = Stop()
     try:
         stop.listen()
@@ -188,6 +190,14 @@ def _lives(pid: int) -> bool:
     except PermissionError:
         return True
     return True
+
+
+def _allow_descriptors() -> None:
+    """As many as this user may have: every slot takes two, every connection one."""
+    allowed, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if allowed != most:
+        with contextlib.suppress(OSError, ValueError):  # macOS says "unlimited" and means a number that it does not tell.
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _fill_standard_descriptors() -> None:

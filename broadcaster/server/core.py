@@ -29,7 +29,7 @@ from broadcaster.registry import Registry
 from broadcaster.server.channels import Binding, Channels
 from broadcaster.server.loop import Loop
 from broadcaster.server.requests import Requests
-from broadcaster.slots import SlotPool, open_slot_directory, sweep_abandoned
+from broadcaster.slots import SlotPool, file_system_of, is_memory, open_slot_directory, sweep_abandoned
 from broadcaster.stats import Stats
 from broadcaster.store.archive import Archive
 from broadcaster.store.worker import Worker
@@ -78,6 +78,7 @@ class Core:
         self.slot_directory = directory
         lock = open_slot_directory(directory)
         self._closing.append(lambda: os.close(lock))
+        _warn_of_disk(directory)
         if own:
             self._closing.append(lambda: shutil.rmtree(directory, ignore_errors=True))
         context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
@@ -169,6 +170,10 @@ class Core:
             "slot_bytes": rooms.slots.bytes,
             "slots_used": rooms.slots.used_slots,
             "slots_free": rooms.slots.free_slots,
+            "slots_pinned": rooms.slots.pinned_slots,
+            "slot_bytes_pinned": rooms.slots.pinned_bytes,
+            "slots_lost": rooms.slots.lost_slots,
+            "slot_bytes_lost": rooms.slots.lost_bytes,
             "archive_writable": float(rooms.archive.health.writable),
             "archive_jobs": rooms.writer.pending,
         }
@@ -223,6 +228,18 @@ def _slot_directory(options: CoreOptions) -> tuple[Path, bool]:
     if options.data_port:
         return root / f"broadcaster-{os.getuid()}-{options.data_port}", True
     return root / f"broadcaster-{os.getuid()}-{os.getpid()}-{secrets.token_hex(4)}", True
+
+
+def _warn_of_disk(directory: Path) -> None:
+    """It works there as well, at the speed of a disk."""
+    file_system = file_system_of(directory)
+    if not is_memory(file_system):
+        log.warning(
+            "SLOW: the slot directory is not in memory, so every payload is written to a disk: "
+            "name a directory in /dev/shm, or on another tmpfs, with --slot-dir path=%s file_system=%s",
+            directory.absolute(),
+            file_system,
+        )
 
 
 def _fitting(retention: Retention, directory: Path) -> Retention:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import fcntl
+import mmap
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -14,10 +16,11 @@ from pathlib import Path
 
 import pytest
 
-from broadcaster.protocol.errors import DirectoryUnusable, NoSpace
+from broadcaster.protocol.errors import DirectoryUnusable, NoSpace, StoreUnavailable
 from broadcaster.protocol.limits import INLINE
 from broadcaster.protocol.slot import HEADER, SlotHeader, parse_slot_header
-from broadcaster.slots import Inline, Slot, SlotPool, open_slot_directory, sweep_abandoned
+from broadcaster.slots import Inline, Slot, SlotPool, file_system_of, is_memory, open_slot_directory, sweep_abandoned
+from broadcaster.slots.pool import LOST
 
 MEMORY = Path("/dev/shm")
 MIB = 1 << 20
@@ -136,7 +139,6 @@ def test_a_granted_slot_is_not_granted_again(pool: SlotPool) -> None:
     assert granted(pool) not in (first, second)
     pool.release(second)
     assert (pool.used_slots, pool.free_slots) == (2, 1)
-    assert not first.grant(SIZE)
 
 
 @pytest.mark.parametrize(("first", "second", "same"), [(8, 8, True), (9, 8, True), (10, 8, True), (12, 8, False), (8, 9, False)])
@@ -203,15 +205,161 @@ def test_a_job_keeps_a_slot(pool: SlotPool) -> None:
     assert granted(pool) is slot
 
 
+# --- pinned: left, and still read ----------------------------------------------------------------------------------
+
+
+def test_a_slot_that_left_and_is_read_is_pinned_until_a_look_finds_it_free(pool: SlotPool) -> None:
+    slot = granted(pool)
+    seal(slot)
+    lease = Lease(slot.path)
+    assert pool.release(slot) == 0
+    assert (pool.pinned_slots, pool.pinned_bytes, pool.free_slots, pool.used_slots) == (1, slot.charge, 0, 0)
+    assert not pool.survey() and pool.pinned_slots == 1
+    lease.end()
+    assert pool.survey()
+    assert (pool.pinned_slots, pool.pinned_bytes, pool.free_slots) == (0, 0, 1)
+
+
+def test_nobody_can_lease_a_slot_that_waits_for_a_grant(pool: SlotPool) -> None:
+    slot = granted(pool)
+    seal(slot)
+    pool.release(slot)
+    reader = os.open(slot.path, os.O_RDONLY)
+    with pytest.raises(BlockingIOError):
+        fcntl.flock(reader, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    os.close(reader)
+
+
+def test_the_longest_held_slots_are_unlinked_past_the_readers_share_and_watched(directory: Path) -> None:
+    pool = SlotPool(directory, budget=64 * MIB, pinned_share=0.125)
+    slots = [granted(pool) for _ in range(3)]
+    leases = []
+    for slot in slots:
+        seal(slot)
+        leases.append(Lease(slot.path))
+    assert [pool.release(slot) for slot in slots] == [0, 1, 1], "8 MiB are theirs, a header more is over it"
+    assert [slot.path.exists() for slot in slots] == [False, False, True]
+    assert pool.pinned_bytes == slots[2].charge == pool.bytes
+    assert (pool.lost_slots, pool.lost_bytes) == (2, 2 * slots[0].charge)
+    leases[1].end(kill=True)
+    assert pool.survey() and pool.lost_slots == 1, "its memory is back"
+    leases[2].end()
+    assert granted(pool) is slots[2], "one that was not unlinked comes round"
+    leases[0].end()
+    assert pool.survey() and (pool.lost_slots, pool.lost_bytes) == (0, 0)
+    pool.close()
+
+
+def test_a_reader_that_let_go_costs_no_slot_when_the_limit_is_reached(directory: Path) -> None:
+    pool = SlotPool(directory, budget=64 * MIB, pinned_share=0.125)
+    first, second = granted(pool), granted(pool)
+    frames = [Frame(), Frame()]
+    for slot, frame in zip((first, second), frames, strict=True):
+        slot.lend(frame)
+    pool.release(first)
+    frames[0].done = True
+    assert pool.release(second) == 0
+    assert first.path.exists() and second.path.exists() and (pool.free_slots, pool.pinned_slots) == (1, 1)
+    pool.close()
+
+
+def test_lost_slots_are_watched_up_to_a_number(directory: Path) -> None:
+    pool = SlotPool(directory, budget=1 << 30, pinned_share=0.0)
+    for _ in range(LOST + 3):
+        slot = granted(pool, INLINE + 1)
+        slot.lend(Frame())
+        pool.release(slot)
+    assert (pool.lost_slots, pool.lost_bytes, pool.bytes) == (LOST, LOST * slot.charge, 0)
+    pool.close()
+
+
+def test_a_grant_looks_at_a_handful_of_pinned_slots_only(pool: SlotPool) -> None:
+    slots, looks = [granted(pool, INLINE + 1) for _ in range(8)], []
+    for slot in slots:
+        slot.lend(Frame())
+    pool.pinned_limit = pool.budget
+    for slot in slots:
+        pool.release(slot)
+        slot.free = lambda: looks.append(1) is not None  # type: ignore[method-assign]
+    granted(pool, INLINE + 1)
+    assert 0 < len(looks) <= 8
+
+
+def test_a_withdrawn_slot_is_unlinked_and_its_writer_writes_for_nobody(pool: SlotPool) -> None:
+    slot = granted(pool)
+    with slot.path.open("r+b") as file:
+        writer = mmap.mmap(file.fileno(), HEADER + SIZE)
+    path = slot.path
+    pool.withdraw(slot)
+    assert not path.exists() and pool.bytes == 0 and pool.used_slots == 0
+    other = granted(pool)
+    other.view[:] = bytes(SIZE)
+    writer[HEADER:] = b"w" * SIZE
+    assert bytes(other.view) == bytes(SIZE) and other.path != path
+    writer.close()
+
+
+# --- ahead of time -------------------------------------------------------------------------------------------------
+
+
+def test_the_slot_that_the_next_payload_would_wait_for_is_made_ahead(pool: SlotPool) -> None:
+    assert pool.spare() is None, "nobody needed one yet"
+    first = granted(pool)
+    job = pool.spare()
+    assert job is not None and pool.spare() is None, "one at a time"
+    assert pool.bytes == 2 * first.charge, "its room is taken from now on"
+    made = job()
+    pool.keep(made)
+    assert (pool.bytes, pool.free_slots) == (2 * first.charge, 1)
+    assert pool.spare() is None
+    assert granted(pool) is made and bytes(made.view) == bytes(SIZE)
+    assert pool.spare() is not None
+
+
+def test_a_slot_made_ahead_has_every_page_in_place(pool: SlotPool, directory: Path) -> None:
+    slot = Slot(directory / "slot-1-0123abcd", 64 * MIB, warm=True)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    sum(slot.view[::4096])
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before < 1000
+    slot.close()
+
+
+def test_no_slot_is_made_ahead_that_does_not_fit(directory: Path) -> None:
+    pool = SlotPool(directory, budget=10 * MIB)
+    granted(pool)
+    granted(pool)
+    assert pool.spare() is None
+    pool.close()
+
+
+def test_a_slot_that_could_not_be_made_ahead_takes_no_room(directory: Path) -> None:
+    pool = SlotPool(directory, budget=64 * MIB)
+    slot = granted(pool)
+    assert pool.spare() is not None
+    pool.keep(OSError("no"))
+    assert pool.bytes == slot.charge and granted(pool) is not slot
+    pool.close()
+
+
+def test_a_slot_that_is_being_made_is_unlinked_at_the_end(directory: Path) -> None:
+    pool = SlotPool(directory, budget=64 * MIB)
+    granted(pool)
+    job = pool.spare()
+    assert job is not None
+    job()
+    pool.close()
+    assert list(directory.iterdir()) == []
+
+
 # --- room ----------------------------------------------------------------------------------------------------------
 
 
 def test_free_slots_of_other_sizes_make_room_oldest_first(directory: Path) -> None:
     pool = SlotPool(directory, budget=20 * MIB)
     slots = [granted(pool, size * MIB) for size in (4, 6, 8)]
+    slots[0].jobs += 1
     for slot in slots:
         pool.release(slot)
-    slots[0].jobs += 1
     granted(pool, 12 * MIB)
     assert [slot.path.exists() for slot in slots] == [True, False, False], "one that is read stays"
     assert pool.bytes == 2 * HEADER + 16 * MIB
@@ -249,15 +397,67 @@ def test_a_full_file_system_is_no_space_and_leaves_nothing(directory: Path) -> N
         subprocess.run(["umount", str(small)], check=True)
 
 
-def test_a_directory_that_is_gone_is_an_error_of_its_own(directory: Path) -> None:
-    with pytest.raises(FileNotFoundError):
-        SlotPool(directory / "gone", budget=8 * MIB).grant(SIZE)
+def test_a_directory_that_is_gone_is_an_error_of_its_own_and_works_once_it_is_back(directory: Path) -> None:
+    pool = SlotPool(directory / "gone", budget=8 * MIB)
+    with pytest.raises(StoreUnavailable, match="making a slot failed in the slot directory .*gone: No such file") as refused:
+        pool.grant(SIZE)
+    assert refused.value.retryable and pool.bytes == 0
+    (directory / "gone").mkdir()
+    slot = granted(pool)
+    assert slot.reachable
+    shutil.rmtree(directory / "gone")
+    assert not slot.reachable
+    pool.close()
+
+
+@pytest.mark.parametrize("umask", [0o000, 0o077, 0o777])
+def test_the_mode_of_a_slot_is_not_the_umasks_to_say(pool: SlotPool, umask: int) -> None:
+    before = os.umask(umask)
+    try:
+        assert granted(pool).path.stat().st_mode & 0o7777 == 0o660
+    finally:
+        os.umask(before)
 
 
 def test_pages_are_real_where_there_is_no_fallocate(pool: SlotPool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(os, "posix_fallocate")
     status = granted(pool).path.stat()
     assert status.st_size == HEADER + 4 * MIB and status.st_blocks * 512 >= status.st_size
+
+
+# --- what it is on -------------------------------------------------------------------------------------------------
+
+MOUNTS = """\
+22 27 0:21 / /proc rw,relatime - proc proc rw
+25 24 0:23 / /dev/shm rw,relatime shared:4 - tmpfs tmpfs rw,size=24684092k
+27 1 254:0 / / rw,relatime - ext4 /dev/vda rw,discard
+31 27 0:30 / /mnt/with\\040space rw - xfs /dev/vdb rw
+40 31 0:31 / /mnt/with\\040space rw - ramfs none rw
+not a mount
+"""
+
+
+@pytest.mark.parametrize(
+    ("path", "kind", "memory"),
+    [
+        ("/dev/shm/broadcaster", "tmpfs", True),
+        ("/dev/shmem", "ext4", False),
+        ("/", "ext4", False),
+        ("/mnt/with space/slots", "ramfs", True),
+    ],
+)
+def test_the_file_system_of_a_directory_is_known(tmp_path: Path, path: str, kind: str, *, memory: bool) -> None:
+    (tmp_path / "mountinfo").write_text(MOUNTS)
+    assert file_system_of(Path(path), tmp_path / "mountinfo") == kind and is_memory(kind) == memory
+
+
+def test_where_the_file_system_cannot_be_known_nothing_is_said_of_it(tmp_path: Path) -> None:
+    assert file_system_of(tmp_path, tmp_path / "none") is None and is_memory(None)
+
+
+def test_shared_memory_is_memory(directory: Path) -> None:
+    if sys.platform == "linux":
+        assert file_system_of(directory) == "tmpfs"
 
 
 # --- the directory -------------------------------------------------------------------------------------------------

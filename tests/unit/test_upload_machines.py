@@ -20,7 +20,7 @@ from broadcaster.protocol.errors import (
     SizeMismatch,
 )
 from broadcaster.protocol.frames import Chunk, ChunkHeader
-from broadcaster.protocol.limits import CHUNK, EAGER, IDLE_UPLOAD, RETRY, WINDOW
+from broadcaster.protocol.limits import CHUNK, EAGER, FILLED, IDLE_UPLOAD, RETRY, WINDOW
 from broadcaster.protocol.machines.upload import Assembler, AssemblerState, Out, Uploader, UploaderState
 from broadcaster.protocol.messages import Abort, Begin, Commit, Credit, Deleted, Done, Error, Message
 from broadcaster.protocol.messages import Aborted as AbortedMessage
@@ -352,6 +352,63 @@ def test_an_upload_without_progress_is_given_up() -> None:
     with pytest.raises(Aborted, match="no progress for 60 s"):
         machine.expire(20.0 + IDLE_UPLOAD)
     assert machine.state is AssemblerState.FAILED and machine.expire(1e9) == []
+
+
+def filling(**fields: object) -> Assembler:
+    """One whose client has written its payload into the buffer, and did not say so yet."""
+    return Assembler(replace(BEGIN, **fields), memoryview(bytearray(PAYLOAD)), 10.0)  # type: ignore[arg-type]
+
+
+def test_what_the_client_wrote_is_hashed_behind_it_in_whole_chunks() -> None:
+    machine = filling()
+    machine.filled(CHUNK - 1, 20.0)
+    assert not machine.behind and machine.follow() == range(0)
+    machine.filled(2 * CHUNK + 5, 21.0)
+    assert machine.behind and machine.follow() == range(2) and not machine.behind
+    machine.filled(len(PAYLOAD) - 1, 22.0)
+    assert machine.follow() == range(2, COUNT - 1)
+    machine.filled(len(PAYLOAD), 23.0)
+    assert machine.follow() == range(COUNT - 1, COUNT), "the tail comes at the end"
+    assert machine.commit(COMMIT, 24.0) == [] and machine.state is AssemblerState.COMPLETE
+
+
+def test_one_call_hashes_at_most_a_mark() -> None:
+    machine = filling()
+    machine.filled(len(PAYLOAD), 20.0)
+    assert FILLED == 4 * CHUNK < len(PAYLOAD)
+    assert machine.follow() == range(4) and machine.behind
+    assert machine.follow() == range(4, COUNT) and not machine.behind and machine.assembly.digest == DIGEST
+
+
+def test_a_mark_never_goes_back_nor_beyond_what_was_declared() -> None:
+    machine = filling()
+    machine.filled(3 * CHUNK, 20.0)
+    machine.filled(CHUNK, 21.0)
+    machine.filled(len(PAYLOAD) + 1, 22.0)
+    machine.filled(1 << 62, 23.0)
+    assert machine.follow() == range(3) and machine.follow() == range(3, 3)
+
+
+def test_every_word_of_the_writer_is_progress() -> None:
+    machine = filling()
+    machine.filled(0, 50.0)
+    assert machine.deadline == 50.0 + IDLE_UPLOAD
+    machine.filled(0, 60.0)
+    assert machine.expire(50.0 + IDLE_UPLOAD) == []
+    with pytest.raises(Aborted):
+        machine.expire(60.0 + IDLE_UPLOAD)
+    assert not machine.behind
+
+
+def test_the_digest_is_that_of_what_was_hashed_here() -> None:
+    for kind in ("xxh3-128", "sha256"):
+        machine = filling(digest_kind=kind)
+        machine.filled(len(PAYLOAD), 20.0)
+        while machine.behind:
+            machine.follow()
+        with pytest.raises(DigestMismatch):
+            machine.verify("0" * 32)
+        assert machine.state is AssemblerState.FAILED
 
 
 def test_the_buffer_has_the_declared_size() -> None:
