@@ -51,6 +51,12 @@ class Line:
                 self._start(upload)
             return self._running is upload
 
+    def hold(self, upload: Upload, memory: mmap.mmap) -> None:
+        """The payload of an upload that was taken in without memory is being copied to this one."""
+        with self._lock:
+            if not upload.over:
+                self._memory[upload.key] = memory
+
     def queue(self, upload: Upload) -> None:
         """It is ready: it goes when what is before it has ended, and takes the place of one that waits for that too."""
         with self._lock:
@@ -79,7 +85,7 @@ class Line:
         if waiting is not None:
             self._give_back(waiting, intact=True)
             error = VersionSuperseded(model_id=waiting.begin.model_id)
-            self._driver.post(lambda now: waiting.fail(error))
+            self._driver.post(lambda now: self._driver.fail_upload(waiting, error))
 
     def _start(self, upload: Upload) -> None:
         self._running = upload

@@ -3,34 +3,26 @@
 from __future__ import annotations
 
 import os
-import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from concurrent.futures import wait as wait_for
-from dataclasses import fields
 from typing import Any
 
-import xxhash
-
-from broadcaster.protocol.errors import Aborted, InvalidRequest, PayloadTooLarge
-from broadcaster.protocol.limits import CHUNK, INLINE, MAX_PAYLOAD
-from broadcaster.protocol.messages import Begin, Publish
+from broadcaster.protocol.errors import InvalidRequest, PayloadTooLarge
+from broadcaster.protocol.limits import MAX_PAYLOAD
+from broadcaster.protocol.messages import Begin
 from broadcaster.protocol.names import check_name
 from broadcaster.protocol.version import VersionInfo
 from clients import codec
 from clients._checks import check_annotations, check_metrics, check_timeout, check_user_data
 from clients._driver import futures
 from clients._driver.loop import Driver
-from clients._driver.uploading import ChunkedUpload, Upload, WholeUpload
-from clients._line import Line
-from clients.buffers import view_of
+from clients._driver.uploading import Upload
+from clients._sending import Sending
 
 TIMEOUT = 30.0
 """Seconds that a publication may take, unless told otherwise."""
-TELL = (1 << 20, 4 << 20)
-"""Bytes copied between two words to the I/O thread, least and most: few enough that it starts soon, enough that it does not
-disturb the copying."""
 LOOK = 0.1
 """Seconds between two looks at how far an upload is, for `progress`."""
 
@@ -40,7 +32,9 @@ Progress = Callable[[int, int], None]
 class Publisher:
     """Publishes versions of one model, in the order of the calls. May be used by several threads.
 
-    Its memory is one payload's, kept and used again; calling `publish_nowait` while an upload is under way takes a second one.
+    On the broadcaster's host a payload over 64 KiB is copied straight into shared memory, and takes none of this process.
+    Elsewhere the publisher has one payload's memory, kept and used again; calling `publish_nowait` while an upload is under way
+    takes a second one.
     """
 
     def __init__(self, driver: Driver, namespace: str, model_id: str) -> None:
@@ -50,8 +44,7 @@ class Publisher:
         self.keeps: object = None
         """What is to live as long as this: the client, which is closed when nothing refers to it."""
         self._cache = codec.LayoutCache()
-        self._line = Line(driver)
-        self._one_snapshot = threading.Lock()
+        self._sending = Sending(driver)
 
     def publish(
         self,
@@ -111,6 +104,7 @@ class Publisher:
         """The upload of a snapshot of the weights, which is complete when this returns."""
         self._driver.check()
         deadline = time.monotonic() + check_timeout(timeout)
+        ahead = upload_id is None
         upload_id = os.urandom(16) if upload_id is None else bytes(upload_id)
         if len(upload_id) != 16:
             raise InvalidRequest(field="upload_id", reason=f"must be 16 bytes, not {len(upload_id)}")
@@ -130,58 +124,10 @@ class Publisher:
             metrics=numbers,
             creation_timestamp=time.time_ns(),
         )
-        with self._one_snapshot:
-            return (self._whole if plan.size <= CHUNK else self._chunked)(begin, plan, deadline, timeout)
+        return self._sending.snapshot(begin, plan, deadline, timeout, ahead=ahead)
 
     def _check_size(self, size: int) -> None:
         welcome = self._driver.welcome
         limit = welcome.limits.get("max_payload", MAX_PAYLOAD) if welcome is not None else MAX_PAYLOAD
         if size > min(limit, MAX_PAYLOAD):
             raise PayloadTooLarge(model_id=self.model_id, size=size, limit=min(limit, MAX_PAYLOAD), what="the broadcaster's")
-
-    def _whole(self, begin: Begin, plan: codec.Plan, deadline: float, timeout: float) -> Upload:
-        """A payload that fits one message: copied first, then sent. The tiny ones need no memory that is kept."""
-        memory, frames = (None, None) if plan.size <= INLINE else self._line.memory(plan.size)
-        view = memoryview(bytearray(plan.size)) if memory is None else view_of(memory, plan.size)
-        digest = _copy(plan, view, lambda filled: None)
-        given = {field.name: getattr(begin, field.name) for field in fields(begin)}
-        payload = view if frames is None else frames.whole(view)
-        message = Publish(**given, digest=digest)
-        upload = WholeUpload(message, payload, self._driver.send_upload, self._line.ended, deadline, timeout)
-        if not self._line.begin(upload, memory):
-            self._line.queue(upload)
-        return upload
-
-    def _chunked(self, begin: Begin, plan: codec.Plan, deadline: float, timeout: float) -> Upload:
-        """A payload whose chunks leave while the rest is still being copied."""
-        memory, frames = self._line.memory(plan.size)
-        view, post = view_of(memory, plan.size), self._driver.post
-        upload = ChunkedUpload(begin, view, frames, self._driver.send_upload, self._line.ended, deadline, timeout)
-        self._line.begin(upload, memory)
-        try:
-            digest = _copy(plan, view, lambda filled: post(lambda now: upload.filled(filled, now)))
-            post(lambda now: upload.finish(digest, now))
-        except BaseException as error:
-            aborted = Aborted(model_id=self.model_id, reason=f"the weights could not be copied: {type(error).__name__}")
-            post(lambda now: upload.fail(aborted))
-            raise
-        self._line.queue(upload)
-        return upload
-
-
-def _copy(plan: codec.Plan, view: memoryview, tell: Callable[[int], None]) -> str:
-    """Copies the payload and hashes it right behind the copy, while the bytes are warm. Returns the xxh3-128; `tell` hears now
-    and then how many bytes are in place."""
-    digest, hashed, told = xxhash.xxh3_128(), 0, 0
-    step = min(max(plan.size // 16, TELL[0]), TELL[1])
-
-    def filled(size: int) -> None:
-        nonlocal hashed, told
-        digest.update(view[hashed:size])
-        hashed = size
-        if size - told >= step:
-            told = size
-            tell(size)
-
-    plan.copy_into(view, filled)
-    return digest.hexdigest()

@@ -35,8 +35,9 @@ class Channel:
             self.socket.close()
             raise InvalidRequest(field="url", reason=f"cannot connect to {address}: {error}") from None
 
-    def close(self) -> None:
-        self.socket.close(linger=0)
+    def close(self, linger: float = 0.0) -> None:
+        """What is queued has `linger` seconds to leave."""
+        self.socket.close(linger=int(linger * 1000))
 
     # --- sending ---------------------------------------------------------------------------------------------------
 

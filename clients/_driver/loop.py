@@ -38,11 +38,14 @@ from clients._driver.uploading import Upload
 from clients._driver.wakeup import Wakeup
 from clients._process import HERE
 from clients.slots.directory import SlotDirectory, SlotsUnusable
+from clients.slots.rooms import Rooms
 
 log = logging.getLogger("clients")
 
 Command = Callable[[float], None]
 
+LAST_WORDS = 0.1
+"""Seconds that a client which is closed has to tell that it gives its uploads up."""
 FOLLOW_TIMEOUT = 5.0
 """Seconds for the I/O thread to begin following; it takes microseconds."""
 
@@ -60,6 +63,8 @@ class Driver:
         """Where the broadcaster's slots are, when it is on this host and they can be used."""
         self.no_slots = "the broadcaster has not answered yet"
         """Why not, when they cannot."""
+        self.rooms = Rooms()
+        """The slots that this client was granted, mapped."""
         self._slot_dir = slot_dir
         self._name = name
         self._commands: deque[Command] = deque()
@@ -162,6 +167,9 @@ class Driver:
     def start_upload(self, upload: Upload, now: float) -> None:
         self._all.turn(upload, lambda: upload.start(now))
 
+    def fail_upload(self, upload: Upload, error: BroadcasterError) -> None:
+        self._all.turn(upload, lambda: upload.fail(error))
+
     def _join(self, namespace: str, model_id: str) -> Feed:
         """Subscribes to a model, then asks for its newest version: in this order nothing falls between."""
         key = names.topic(namespace, model_id, b"")
@@ -199,6 +207,10 @@ class Driver:
         """Something came from life `epoch` of the broadcaster: if it is another, its ports may be others too."""
         if self.welcome is not None and epoch != self.welcome.epoch:
             self._greet(now)
+
+    def slots_refused(self, now: float) -> None:
+        """No slot was granted: perhaps the broadcaster is another one by now, and its slots lie elsewhere."""
+        self._greet(now)
 
     # --- the greeting ------------------------------------------------------------------------------------------------
 
@@ -240,6 +252,7 @@ class Driver:
         path, token = self._slot_dir or welcome.slot_dir, welcome.host_token
         if self.slots is not None and token == self.slots.token:
             return
+        self.rooms.sweep(None)
         self.slots = None  # Closed with its last user: a learner may be about to write to one of its slots.
         if path is None or token is None:
             self.no_slots = "the broadcaster offers no slots"
@@ -346,6 +359,7 @@ class Driver:
                 command(time.monotonic())
             except Exception as error:
                 log.debug("a command came too late code=%s", getattr(error, "code", type(error).__name__))
+        linger = LAST_WORDS if self._all.uploads else 0.0
         while self._all.owners:
             _, owner = self._all.owners.popitem()
             try:
@@ -353,5 +367,5 @@ class Driver:
             except Exception:
                 log.exception("a conversation did not end well address=%s", self.address.data)
         for name in list(self._channels):
-            self._channels.pop(name).close()
+            self._channels.pop(name).close(linger if name == "upload" else 0.0)
         self._context.term()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import replace
-from typing import cast
+from typing import Any
 
 import zmq
 
@@ -20,21 +22,25 @@ from clients._driver.asking import left
 from clients._driver.frames import Frames
 from clients._driver.owner import Send
 
+Ended = Callable[[Any, bool], None]
+"""Is told the upload that ends, and whether its memory is not used by anybody any more."""
 
-class _Upload:
-    """What both have in common: a future that ends by the deadline, and one who is told before it does."""
+
+class Upload(ABC):
+    """What all have in common: a future that ends by the deadline, and one who is told before it does."""
 
     def __init__(
         self,
         begin: Begin,
         send: Send,
-        ended: Callable[[Upload, bool], None],
+        ended: Ended,
         deadline: float,
         timeout: float,
+        future: Future[VersionInfo] | None = None,
     ) -> None:
         self.begin = begin
         self.key = begin.upload_id
-        self.future: Future[VersionInfo] = futures.new()
+        self.future: Future[VersionInfo] = futures.new() if future is None else future
         self.over = False
         self.started = False
         self._send = send
@@ -43,12 +49,29 @@ class _Upload:
         self._timeout = timeout
         self._paused_until: float | None = None
 
+    @property
+    @abstractmethod
+    def acknowledged(self) -> int:
+        """Bytes that the broadcaster said it has. May be read from any thread."""
+
+    @property
+    @abstractmethod
+    def deadline(self) -> float | None: ...
+    @abstractmethod
+    def start(self, now: float) -> None: ...
+    @abstractmethod
+    def receive(self, message: Message, payload: bytes | None, now: float) -> None: ...
+    @abstractmethod
+    def expire(self, now: float) -> bool: ...
+    @abstractmethod
+    def fail(self, error: BroadcasterError) -> None: ...
+
     def _end(self, version: VersionInfo | None, error: BroadcasterError | None) -> None:
         if self.over:
             return
         self.over = True
         # Who keeps the buffer is told first: a user who is woken may publish again at once.
-        self._ended(cast("Upload", self), version is not None or not self.started)
+        self._ended(self, version is not None or not self.started)
         if version is not None:
             futures.fulfil(self.future, version)
         else:
@@ -65,10 +88,10 @@ class _Upload:
         return True
 
     def _budgeted(self, message: Request, now: float) -> Request:
-        return replace(message, budget_ms=left(self._until, now))
+        return message if self._until == math.inf else replace(message, budget_ms=left(self._until, now))
 
 
-class ChunkedUpload(_Upload):
+class ChunkedUpload(Upload):
     """A payload that is sent from where it lies, while it is still being filled. `payload` must not change once it was sent from,
     until the future has ended well. `frames` are those of its memory."""
 
@@ -78,18 +101,22 @@ class ChunkedUpload(_Upload):
         payload: memoryview,
         frames: Frames,
         send: Send,
-        ended: Callable[[Upload, bool], None],
+        ended: Ended,
         deadline: float,
         timeout: float,
+        future: Future[VersionInfo] | None = None,
     ) -> None:
-        super().__init__(begin, send, ended, deadline, timeout)
-        self.acknowledged = 0
-        """Bytes that the broadcaster said it has. May be read from any thread."""
+        super().__init__(begin, send, ended, deadline, timeout, future)
+        self._received = 0
         self._payload = payload
         self._frames = frames
         self._uploader = Uploader(begin, payload)
         self._filled = 0
         self._digest: str | None = None
+
+    @property
+    def acknowledged(self) -> int:
+        return self._received
 
     @property
     def deadline(self) -> float | None:
@@ -120,7 +147,7 @@ class ChunkedUpload(_Upload):
 
     def receive(self, message: Message, payload: bytes | None, now: float) -> None:
         if isinstance(message, Credit):
-            self.acknowledged = min(message.received * CHUNK, len(self._payload))
+            self._received = min(message.received * CHUNK, len(self._payload))
         self._act(self._uploader.receive(message, now), now)
 
     def expire(self, now: float) -> bool:
@@ -155,7 +182,7 @@ class ChunkedUpload(_Upload):
         self._end(None, error)
 
 
-class WholeUpload(_Upload):
+class WholeUpload(Upload):
     """A payload of at most 1 MiB, in one message. The memory of a frame must not change until the future has ended well."""
 
     def __init__(
@@ -163,13 +190,17 @@ class WholeUpload(_Upload):
         message: Publish,
         payload: Buffer | zmq.Frame,
         send: Send,
-        ended: Callable[[Upload, bool], None],
+        ended: Ended,
         deadline: float,
         timeout: float,
     ) -> None:
         super().__init__(message, send, ended, deadline, timeout)
-        self.acknowledged = 0
+        self._received = 0
         self._payload = payload
+
+    @property
+    def acknowledged(self) -> int:
+        return self._received
 
     @property
     def deadline(self) -> float | None:
@@ -183,7 +214,7 @@ class WholeUpload(_Upload):
 
     def receive(self, message: Message, payload: bytes | None, now: float) -> None:
         if isinstance(message, Done):
-            self.acknowledged = self.begin.size
+            self._received = self.begin.size
             self._end(message.version, None)
         elif isinstance(message, Error):
             error = from_wire(message.code, message.message, dict(message.facts))
@@ -201,6 +232,3 @@ class WholeUpload(_Upload):
 
     def fail(self, error: BroadcasterError) -> None:
         self._end(None, error)
-
-
-Upload = ChunkedUpload | WholeUpload

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from broadcaster.protocol.errors import Aborted, Busy, RequestTimeout, VersionSuperseded
+from broadcaster.protocol.errors import Aborted, BroadcasterError, Busy, RequestTimeout, VersionSuperseded
 from broadcaster.protocol.frames import Chunk
 from broadcaster.protocol.messages import Abort, Begin, Commit, Credit, Done, Error, Publish
 from broadcaster.protocol.version import VersionInfo
@@ -40,6 +40,9 @@ class Desk:
 
     def start_upload(self, upload: Upload, now: float) -> None:
         upload.start(now)
+
+    def fail_upload(self, upload: Upload, error: BroadcasterError) -> None:
+        upload.fail(error)
 
     def send(self, message: Any, payload: Any = None) -> None:
         self.sent.append(message)

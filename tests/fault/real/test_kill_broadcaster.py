@@ -17,6 +17,8 @@ from tests.fault.real.parties import Actor, payload_of
 
 SIZE = (6 << 20) + 9
 MODEL = "policy"
+NO_SLOTS = "/nonexistent"
+"""A learner that finds no slots here sends chunks."""
 
 
 @pytest.fixture
@@ -28,7 +30,7 @@ def broadcaster(tmp_path: Path) -> Iterator[BroadcasterProcess]:
 def killed_at(broadcaster: BroadcasterProcess, step: str, *, archived: bool) -> None:
     """A learner uploads, and at `step` the broadcaster is killed; it must end with one version, and with the right bytes."""
     payload = payload_of(SIZE)
-    with Forwarder(broadcaster.ready) as forwarder, clients.connect(forwarder.url) as client:
+    with Forwarder(broadcaster.ready) as forwarder, clients.connect(forwarder.url, slot_dir=NO_SLOTS) as client:
         publisher = client.publisher(MODEL)
         first = publisher.publish(b"first", archived=True)
         forwarder.hold("upload", UP, {"nothing": 0, "begun": 1000, "some chunks": 2 << 20}.get(step, SIZE))

@@ -1,0 +1,167 @@
+"""How the snapshot of a payload leaves: inside one message, through a slot of the broadcaster, or in chunks."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import fields, replace
+
+import xxhash
+
+from broadcaster.protocol.errors import Aborted
+from broadcaster.protocol.limits import CHUNK, INLINE
+from broadcaster.protocol.messages import Begin, Publish
+from clients import codec
+from clients._driver.granted import SlotUpload
+from clients._driver.loop import Driver
+from clients._driver.uploading import ChunkedUpload, Upload, WholeUpload
+from clients._line import Line
+from clients._ready import Ready
+from clients.buffers import view_of
+from clients.slots.directory import SlotDirectory, SlotsUnusable
+
+TELL = (1 << 20, 4 << 20)
+"""Bytes copied between two words to the I/O thread, least and most: few enough that it starts soon, enough that it does not
+disturb the copying."""
+PATIENCE = 0.5
+"""Seconds that a payload waits for the slot it is to be copied to. Then it is copied to memory of this process, and goes in
+chunks."""
+DOUBT = 5.0
+"""Seconds for which no slot is waited for after that."""
+
+
+class Sending:
+    """The uploads of one publisher, in the order of the calls."""
+
+    def __init__(self, driver: Driver) -> None:
+        self._driver = driver
+        self.line = Line(driver)
+        self._ready = Ready(driver)
+        self._doubt = 0.0
+        """Until when (monotonic) no slot is waited for."""
+        self._one_snapshot = threading.Lock()
+
+    def snapshot(self, begin: Begin, plan: codec.Plan, deadline: float, timeout: float, *, ahead: bool) -> Upload:
+        """The upload of a payload, which is copied when this returns. `ahead`: it may be one that was begun before."""
+        with self._one_snapshot:
+            slots = self.slots(plan.size)
+            if slots is not None:
+                return self._granted(begin, plan, slots, deadline, timeout, ahead=ahead)
+            return (self._whole if plan.size <= CHUNK else self._chunked)(begin, plan, deadline, timeout)
+
+    def slots(self, size: int) -> SlotDirectory | None:
+        """Where a payload of this size is written to, if there are slots for it."""
+        return self._driver.slots if size > INLINE and time.monotonic() >= self._doubt else None
+
+    def _granted(
+        self, begin: Begin, plan: codec.Plan, slots: SlotDirectory, deadline: float, timeout: float, *, ahead: bool
+    ) -> Upload:
+        """A payload that is copied into the slot that the broadcaster grants."""
+        upload, post = (
+            self._slot_upload(replace(begin, host_token=slots.token), deadline, timeout, ahead=ahead),
+            self._driver.post,
+        )
+        try:
+            view = self._room(upload, slots, deadline)
+            if upload.over:
+                return upload  # Refused, or there is a version of this upload id already.
+            digest = _copy(plan, view, lambda filled: post(lambda now: upload.filled(filled, now)))
+            upload.written()
+            post(lambda now: upload.finish(digest, now))
+        except BaseException as error:
+            upload.written()
+            self._take_back(upload, error)
+            raise
+        self.line.queue(upload)
+        return upload
+
+    def _slot_upload(self, begin: Begin, deadline: float, timeout: float, *, ahead: bool) -> SlotUpload:
+        """An upload that has a slot, or has asked for one."""
+        found = self._ready.take(begin) if ahead and not begin.archived else None
+        if found is not None and found.settle(begin, self._ended, deadline, timeout):
+            self.line.begin(found, None)
+            return found
+        upload = SlotUpload(begin, self._driver.send_upload, self._ended, deadline, timeout)
+        self.line.begin(upload, None)
+        self._driver.post(upload.ask)
+        return upload
+
+    def _room(self, upload: SlotUpload, slots: SlotDirectory, deadline: float) -> memoryview:
+        """Where the payload goes: the granted slot, or else memory of this process. Raises NoSpace."""
+        post, size = self._driver.post, upload.begin.size
+        grant = upload.wait_for_grant(max(0.0, min(PATIENCE, deadline - time.monotonic())))
+        if grant is not None:
+            try:
+                view = self._driver.rooms.take(slots, grant.slot, size)
+                upload.use(view)
+                return view
+            except SlotsUnusable:
+                upload.written()
+        elif upload.over:
+            return memoryview(b"")
+        elif upload.has_slot and not upload.begin.archived:  # Else a disk may be what is slow.
+            self._doubt = time.monotonic() + DOUBT
+        post(self._driver.slots_refused)
+        memory, frames = self.line.memory(size)
+        self.line.hold(upload, memory)
+        view = view_of(memory, size)
+        post(lambda now: upload.in_chunks(view, frames, now))
+        return view
+
+    def _ended(self, upload: SlotUpload, intact: bool) -> None:
+        self.line.ended(upload, intact)
+        if upload.through_slot:
+            # Behind the end of this one, whose user is waiting.
+            self._driver.post(lambda now: self._ready.follow(upload.begin, now))
+
+    def _take_back(self, upload: Upload, error: BaseException) -> None:
+        reason = f"the weights could not be copied: {type(error).__name__}"
+        aborted = Aborted(model_id=upload.begin.model_id, reason=reason)
+        self._driver.post(lambda now: self._driver.fail_upload(upload, aborted))
+
+    def _whole(self, begin: Begin, plan: codec.Plan, deadline: float, timeout: float) -> Upload:
+        """A payload that fits one message: copied first, then sent. The tiny ones need no memory that is kept."""
+        memory, frames = (None, None) if plan.size <= INLINE else self.line.memory(plan.size)
+        view = memoryview(bytearray(plan.size)) if memory is None else view_of(memory, plan.size)
+        digest = _copy(plan, view, lambda filled: None)
+        given = {field.name: getattr(begin, field.name) for field in fields(begin)}
+        payload = view if frames is None else frames.whole(view)
+        message = Publish(**given, digest=digest)
+        upload = WholeUpload(message, payload, self._driver.send_upload, self.line.ended, deadline, timeout)
+        if not self.line.begin(upload, memory):
+            self.line.queue(upload)
+        return upload
+
+    def _chunked(self, begin: Begin, plan: codec.Plan, deadline: float, timeout: float) -> Upload:
+        """A payload whose chunks leave while the rest is still being copied."""
+        memory, frames = self.line.memory(plan.size)
+        view, post = view_of(memory, plan.size), self._driver.post
+        upload = ChunkedUpload(begin, view, frames, self._driver.send_upload, self.line.ended, deadline, timeout)
+        self.line.begin(upload, memory)
+        try:
+            digest = _copy(plan, view, lambda filled: post(lambda now: upload.filled(filled, now)))
+            post(lambda now: upload.finish(digest, now))
+        except BaseException as error:
+            self._take_back(upload, error)
+            raise
+        self.line.queue(upload)
+        return upload
+
+
+def _copy(plan: codec.Plan, view: memoryview, tell: Callable[[int], None]) -> str:
+    """Copies the payload and hashes it right behind the copy, while the bytes are warm. Returns the xxh3-128; `tell` hears now
+    and then how many bytes are in place."""
+    digest, hashed, told = xxhash.xxh3_128(), 0, 0
+    step = min(max(plan.size // 16, TELL[0]), TELL[1])
+
+    def filled(size: int) -> None:
+        nonlocal hashed, told
+        digest.update(view[hashed:size])
+        hashed = size
+        if size - told >= step:
+            told = size
+            tell(size)
+
+    plan.copy_into(view, filled)
+    return digest.hexdigest()
