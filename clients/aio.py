@@ -20,6 +20,7 @@ from broadcaster.protocol.names import DEFAULT_NAMESPACE
 from broadcaster.protocol.version import ModelInfo, VersionInfo
 from clients import codec
 from clients._calls import Calls
+from clients._driver.delivery import Kind
 from clients.buffers import Bytes, view_of_array
 from clients.client import Client, Opening
 from clients.codec import files
@@ -96,8 +97,8 @@ class AsyncClient:
     def publisher(self, model_id: str) -> AsyncPublisher:
         return AsyncPublisher(self._client.publisher(model_id))
 
-    def subscriber(self, model_id: str, *, every: bool = False) -> AsyncSubscriber:
-        return AsyncSubscriber(self._client.subscriber(model_id, every=every))
+    def subscriber(self, model_id: str, *, every: bool = False, delivery: Kind = "auto", verify: bool = False) -> AsyncSubscriber:
+        return AsyncSubscriber(self._client.subscriber(model_id, every=every, delivery=delivery, verify=verify))
 
     async def close(self) -> None:
         self._client.close()
@@ -165,6 +166,9 @@ class AsyncSubscriber:
 
     def load_into(self, target: object, *, strict: bool = True) -> Any:
         return self._subscriber.load_into(target, strict=strict)
+
+    def attach(self, module: object, *, strict: bool = True) -> Snapshot | None:
+        return self._subscriber.attach(module, strict=strict)
 
     async def wait(self, timeout: float | None = None, newer_than: int | None = None) -> Snapshot:
         snapshot = self._subscriber.latest()

@@ -12,6 +12,7 @@ from clients._address import Address
 from clients._calls import Calls
 from clients._checks import check_timeout
 from clients._driver import futures
+from clients._driver.delivery import Delivery, Kind
 from clients._driver.loop import Driver
 from clients.publisher import Publisher
 from clients.registry import Registry
@@ -53,13 +54,20 @@ class Client:
         publisher.keeps = self
         return publisher
 
-    def subscriber(self, model_id: str, *, every: bool = False) -> Subscriber:
+    def subscriber(self, model_id: str, *, every: bool = False, delivery: Kind = "auto", verify: bool = False) -> Subscriber:
         """Follows `model_id`, which need not exist yet. Raises InvalidName.
 
         With `every`, what the first call of `every()` iterates over begins now, not with that call.
+
+        `delivery` says how versions come: `shared`, as views of the broadcaster's shared memory, which is possible on its host
+        only; `chunks`, over the network into this process's own memory; `auto`, shared where that is possible, else in chunks.
+        `stats()` says what it came to. Raises InvalidRequest for `shared` where it is not possible, saying why.
+
+        `verify` has this process compare versions in shared memory with their digests itself, and not rely on the broadcaster
+        having done so: see docs/delivery.md for whom that distrusts. What comes over the network is always verified here.
         """
         self._driver.check()
-        feed = self._driver.follow(self._namespace, check_name("model", model_id))
+        feed = self._driver.follow(self._namespace, check_name("model", model_id), Delivery(delivery, verify=verify))
         subscriber = Subscriber(self._driver, feed, every=every)
         subscriber.keeps = self
         return subscriber

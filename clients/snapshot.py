@@ -58,5 +58,19 @@ class Snapshot:
         """
         return codec.load_into(self.tensors, target, strict=strict)
 
+    def attach(self, module: object, *, strict: bool = True) -> None:
+        """Makes the parameters and persistent buffers of a torch module in evaluation mode views of this version: nothing is
+        copied, and the version's memory lives as long as the module uses it.
+
+        That memory is read-only, which torch does not know: whatever writes to such a parameter in place (an optimizer, `init`,
+        `fill_`, a hook) ends the process with SIGSEGV. Evaluation and `state_dict()` only read; so do gradients, but do not train
+        an attached module. `load_into(module)`, or moving it (`module.to("cuda")`, `module.double()`), gives it memory of its own
+        again.
+
+        Raises InvalidRequest for what is no torch module, is (with any part) in training mode or not in main memory, and
+        InvalidPayload naming what does not fit, before anything is changed; with `strict=False` what only one side has is left.
+        """
+        codec.attach(self.tensors, module, strict=strict)
+
     def __repr__(self) -> str:
         return f"<Snapshot of {self.version.model_id} {self.version.number}: {self.version.size} bytes>"

@@ -32,20 +32,29 @@ class Lag:
 @dataclass(frozen=True, slots=True)
 class SubscriberStats:
     """`versions` became visible; `gaps` events were missed and `repaired` versions completed by reading; `bytes` of payload came
-    in; `delivery` is how they come (`chunks` over the push channel)."""
+    in over sockets.
+
+    `delivery` is how versions come now: `shared`, as views of shared memory; `chunks`, pushed; `reads`, each one is asked for,
+    because `shared` is wanted and the newest was not to be had so. `reason` says why not shared, where it was wanted; None when
+    they come shared, and when `chunks` was asked for. `leases` were taken, `lease_failures` were not. (Payloads of at most 64 KiB
+    come inside messages whatever `delivery` is.)"""
 
     versions: int
     gaps: int
     repaired: int
     bytes: int
-    delivery: str = "chunks"
+    delivery: str
+    reason: str | None
+    leases: int
+    lease_failures: int
 
 
 class Subscriber:
-    """Follows one model, which need not exist yet. Subscribers of the same model in one client share what they receive.
+    """Follows one model, which need not exist yet. Subscribers of the same model in one client that want the same delivery share
+    what they receive.
 
-    Memory: the newest version and the one on its way; each older snapshot that the user keeps costs one more, and so does a
-    version that `every` reads.
+    Memory: none of this process for versions in shared memory; else the newest version and the one on its way. Each older
+    snapshot that the user keeps costs one more, and so does a version that `every` reads.
     """
 
     def __init__(self, driver: Driver, feed: Feed, *, every: bool = False) -> None:
@@ -56,7 +65,8 @@ class Subscriber:
         self.keeps: object = None
         """What is to live as long as this: the client, which is closed when nothing refers to it."""
         self._closed = False
-        self._handed: Snapshot | None = None
+        self._handed = 0
+        """Number of the version that the user got last. Not the snapshot: that would keep its memory."""
         self._loaded = 0
         self._listings: list[Listing] = []
         self._listed = self._list() if every else None
@@ -71,7 +81,9 @@ class Subscriber:
         """The newest complete version, or None while there is none. Never waits, makes no system call, takes no lock."""
         if self._closed or self._driver.pid != HERE.pid or self._driver.ended is not None:
             self.check()
-        snapshot = self._handed = self._feed.snapshot
+        snapshot = self._feed.snapshot
+        if snapshot is not None:
+            self._handed = snapshot.version.number
         return snapshot
 
     def wait(self, timeout: float | None = None, newer_than: int | None = None) -> Snapshot:
@@ -84,7 +96,7 @@ class Subscriber:
 
     def hand_out(self, snapshot: Snapshot) -> Snapshot:
         """Notes that the user has it now: `lag` counts from there."""
-        self._handed = snapshot
+        self._handed = snapshot.version.number
         return snapshot
 
     def newer(self, newer_than: int, timeout: float | None) -> Future[Snapshot]:
@@ -100,7 +112,7 @@ class Subscriber:
     def load_into(self, target: object, *, strict: bool = True) -> Any:
         """Copies the newest version's tensors into `target`, as `Snapshot.load_into` does, and returns what that returns.
 
-        None when there is no version newer than the last one loaded with this method. Never waits.
+        None when there is no version newer than the last one loaded or attached with this subscriber. Never waits.
         """
         snapshot = self.latest()
         if snapshot is None or snapshot.version.number <= self._loaded:
@@ -108,6 +120,19 @@ class Subscriber:
         loaded = snapshot.load_into(target, strict=strict)
         self._loaded = snapshot.version.number
         return loaded
+
+    def attach(self, module: object, *, strict: bool = True) -> Snapshot | None:
+        """Makes the parameters of a torch module views of the newest version, as `Snapshot.attach` does; returns its snapshot.
+
+        None when there is no version newer than the last one loaded or attached with this subscriber. Never waits, and copies
+        nothing.
+        """
+        snapshot = self.latest()
+        if snapshot is None or snapshot.version.number <= self._loaded:
+            return None
+        snapshot.attach(module, strict=strict)
+        self._loaded = snapshot.version.number
+        return snapshot
 
     def __iter__(self) -> Iterator[Snapshot]:
         """The newest version, then the newest after that one, and so on: each at most once, those between are skipped."""
@@ -140,7 +165,7 @@ class Subscriber:
     def lag(self) -> Lag:
         """How far the user is behind, counted from the last version that was handed out."""
         heard = list(self._feed.heard)
-        have = self._handed.version.number if self._handed is not None else 0
+        have = self._handed
         newer = [item for item in heard if item.version.number > have]
         if not newer:
             return Lag(0, 0.0)
@@ -148,9 +173,18 @@ class Subscriber:
         return Lag(newer[-1].version.number - before, max(0.0, time.monotonic() - newer[0].at))
 
     def stats(self) -> SubscriberStats:
-        """What came so far, over all subscribers of this model in this client."""
-        feed = self._feed
-        return SubscriberStats(feed.versions, feed.follower.gaps, feed.follower.repaired, feed.received)
+        """What came so far, over all subscribers in this client that share what they receive."""
+        feed, delivery = self._feed, self._feed.delivery
+        return SubscriberStats(
+            versions=feed.versions,
+            gaps=feed.follower.gaps,
+            repaired=feed.follower.repaired,
+            bytes=feed.received,
+            delivery=delivery.now,
+            reason=delivery.reason,
+            leases=delivery.taken,
+            lease_failures=delivery.failed,
+        )
 
     def close(self) -> None:
         """Follows no more; who waits gets Closed. Snapshots stay valid. May be called twice."""

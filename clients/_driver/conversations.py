@@ -32,8 +32,8 @@ class Conversations:
         self.readers: dict[bytes, Reader] = {}
         """Those on the data channel, by the first bytes of their request ids."""
         self.uploads: dict[bytes, Upload] = {}
-        self.feeds: dict[bytes, Feed] = {}
-        """By topic without its last letter."""
+        self.feeds: dict[bytes, list[Feed]] = {}
+        """By topic without its last letter: more than one where subscribers want the same model in different ways."""
         self.strange = 0
         """Messages that were dropped because they broke the rules."""
         self.moved = True
@@ -66,6 +66,28 @@ class Conversations:
         for table in (self.owners, self.readers, self.uploads):
             table.pop(owner.key, None)
 
+    # --- who follows -------------------------------------------------------------------------------------------------
+
+    def join(self, feed: Feed) -> None:
+        """Takes a feed in, and starts it."""
+        self.feeds.setdefault(feed.topic, []).append(feed)
+        self.add(feed)
+
+    def part(self, feed: Feed) -> bool:
+        """Takes a feed out; whether it was there."""
+        feeds = self.feeds.get(feed.topic, [])
+        if feed not in feeds:
+            return False
+        feeds.remove(feed)
+        if not feeds:
+            del self.feeds[feed.topic]
+        return True
+
+    @property
+    def followers(self) -> list[Feed]:
+        """All feeds."""
+        return [feed for feeds in self.feeds.values() for feed in feeds]
+
     def _note_strange(self, error: RemoteProtocolError) -> None:
         self.strange += 1
         log.debug("dropped a message reason=%s", error)
@@ -95,9 +117,10 @@ class Conversations:
         """Whether this was the chunk that comes next in a version being pushed; it is done then. Nearly all are, and that takes a
         fraction of the work. Else `frames` is longer by one. Should a frame follow the bytes, it is dropped as a message of its
         own."""
-        feed = self.feeds.get(frames[0].bytes[:-1])
-        if feed is None:
+        feeds = self.feeds.get(frames[0].bytes[:-1])
+        if feeds is None or len(feeds) > 1:
             return False
+        (feed,) = feeds
         header = channel.socket.recv(NOW, copy=False)
         frames.append(header)
         place = feed.expects(header.bytes) if header.more else None
@@ -111,19 +134,21 @@ class Conversations:
         """Seconds in which nothing has to be looked at but what users want. Only where one model's transfer is all there is."""
         if len(self.owners) != 1 or len(self.feeds) != 1:
             return 0.0
-        return next(iter(self.feeds.values())).follower.nap(now)
+        return next(iter(self.feeds.values()))[0].follower.nap(now)
 
     def _receive_push(self, frames: list[zmq.Frame], now: float) -> None:
         topic = frames[0].bytes
-        feed = self.feeds.get(topic[:-1])
-        if feed is None:
+        feeds = self.feeds.get(topic[:-1])
+        if feeds is None:
             return
         if topic[-1:] == names.CHUNKS and len(frames) > 2 and is_chunk_header(frames[1].buffer):
-            self._chunk(frames, feed, now)
+            for feed in [feed for feed in feeds if feed.takes_chunks]:
+                self._chunk(frames, feed, now)
             return
         message = decode([frame.buffer for frame in frames[1:3]])
         payload = frames[3].bytes if len(frames) > 3 else None
-        self.turn(feed, lambda: feed.receive(message, payload, now))
+        for feed in list(feeds):
+            self.turn(feed, lambda feed=feed: feed.receive(message, payload, now))  # type: ignore[misc]
 
     def _chunk(self, frames: list[zmq.Frame], feed: Feed, now: float) -> None:
         header = _chunk_header(frames)

@@ -10,18 +10,22 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import NamedTuple, Protocol
 
+import numpy as np
+
 from broadcaster.protocol.errors import BroadcasterError, NoSpace, RequestTimeout
 from broadcaster.protocol.frames import ChunkHeader
-from broadcaster.protocol.machines.follow import Delivered, Follower, Hole, Listed, Out
+from broadcaster.protocol.machines.follow import Delivered, Follower, Hole, Lease, Listed, Out
 from broadcaster.protocol.messages import Beacon, Event, Events, ListVersions, Message, State, Versions
 from broadcaster.protocol.names import CHUNKS, EVENTS, topic
 from broadcaster.protocol.version import VersionInfo
 from clients._driver import futures
 from clients._driver.asking import Ask
+from clients._driver.delivery import Delivery
 from clients._driver.fetching import Fetch
 from clients._driver.listing import Listing
 from clients._driver.owner import Ids, Reader, Send
-from clients.buffers import BufferPool, array_of
+from clients.buffers import BufferPool, array_of, view_of_array
+from clients.slots.leases import Leases
 from clients.snapshot import Snapshot
 
 log = logging.getLogger("clients")
@@ -35,6 +39,13 @@ HEARD = 1024
 class Outside(Protocol):
     """What a feed needs of the loop."""
 
+    @property
+    def leases(self) -> Leases | None:
+        """What the slots of this host can be read with; None when they cannot, because of `no_slots`."""
+
+    no_slots: str
+
+    def subscribe(self, topic: bytes, *, wanted: bool) -> None: ...
     def add(self, owner: Reader) -> None: ...
     def epoch_seen(self, epoch: int, now: float) -> None: ...
     def send_data(self, message: Message) -> None: ...
@@ -57,16 +68,17 @@ class Heard(NamedTuple):
 
 
 class Feed:
-    """Follows one model. `snapshot`, `versions`, `received` and `heard` may be read, and `wait` called, from any thread; all else
-    runs on the I/O thread."""
+    """Follows one model in one way. `snapshot`, `versions`, `received` and `heard` may be read, and `wait` called, from any
+    thread; all else runs on the I/O thread."""
 
-    def __init__(self, namespace: str, model_id: str, outside: Outside, send: Send) -> None:
+    def __init__(self, namespace: str, model_id: str, delivery: Delivery, outside: Outside, send: Send) -> None:
         ids = Ids()
         self.key = ids.key
         self.namespace = namespace
         self.model_id = model_id
-        self.topics = topic(namespace, model_id, CHUNKS), topic(namespace, model_id, EVENTS)
-        """To be subscribed to in this order."""
+        self.topic = topic(namespace, model_id, b"")
+        """What all topics of the model begin with."""
+        self.delivery = delivery
         self.snapshot: Snapshot | None = None
         """The newest complete version."""
         self.versions = 0
@@ -79,10 +91,15 @@ class Feed:
         self.follower = Follower(namespace, model_id, ids.make, self.pool)
         self._outside = outside
         self._send = send
+        self._chunks = True
+        """Whether chunks are subscribed to, or will be with `topics`."""
         self._waiters: list[Waiter] = []
         self._waiters_lock = threading.Lock()
         self._listings: list[Listing] = []
-        self._listed: VersionInfo | None = None
+        self._listed: Listed | None = None
+        self.delivery.decide(outside.leases, outside.no_slots)
+        self._chunks = self.delivery.chunks
+        self.follower.shared = self.delivery.leases is not None
 
     # --- the loop's side -------------------------------------------------------------------------------------------
 
@@ -93,6 +110,28 @@ class Feed:
         own = self.follower.deadline
         return min([*times, own] if own is not None else times, default=None)
 
+    @property
+    def topics(self) -> list[bytes]:
+        """To be subscribed to in this order."""
+        return [self.topic + CHUNKS, self.topic + EVENTS] if self._chunks else [self.topic + EVENTS]
+
+    @property
+    def takes_chunks(self) -> bool:
+        """Whether pushed chunks are for this feed."""
+        return self._chunks
+
+    def decide(self) -> None:
+        """Slots may have come or gone: how versions are to come is thought over."""
+        self.delivery.decide(self._outside.leases, self._outside.no_slots)
+        self._settle()
+
+    def _settle(self) -> None:
+        """Does as `delivery` has decided."""
+        self.follower.shared = self.delivery.leases is not None
+        if self._chunks != self.delivery.chunks:
+            self._chunks = self.delivery.chunks
+            self._outside.subscribe(self.topic + CHUNKS, wanted=self._chunks)
+
     def start(self, now: float) -> None:
         """Asks what is newest: at the beginning, and whenever something may have been missed."""
         self._act(self.follower.start(now), now)
@@ -100,6 +139,8 @@ class Feed:
     def receive(self, message: Message, payload: bytes | None, now: float) -> None:
         if isinstance(message, (Event, Beacon, State, Events)):
             self._outside.epoch_seen(message.epoch, now)
+        if isinstance(message, Beacon) and (leases := self._outside.leases) is not None:
+            leases.sweep(now)
         self._do(lambda: self.follower.receive(message, now, payload), now)
 
     def wants_pushed(self, header: ChunkHeader, now: float) -> bool:
@@ -132,7 +173,7 @@ class Feed:
     def fail(self, error: BroadcasterError) -> None:
         """Nobody follows any more, or nobody can."""
         with self._waiters_lock:
-            self.over, self._ended = True, error
+            self.over, self._ended, self.snapshot = True, error, None  # Who has it keeps it; here it would keep its slot.
             waiters, self._waiters = self._waiters, []
         for waiter in waiters:
             futures.fail(waiter.future, error)
@@ -143,22 +184,29 @@ class Feed:
     # --- what the machine says -------------------------------------------------------------------------------------
 
     def _do(self, call: Callable[[], Out], now: float) -> bool:
-        """Whether something came of it. Where there is no memory for a version, the old one stays and it is tried again in a
-        while."""
-        try:
-            out = call()
-        except NoSpace as error:
-            log.warning("no memory for a version model=%s bytes=%s", self.model_id, error.size)
-            self.follower.retry_later(now, error)
-            return False
+        """Whether something came of it."""
+        out = self._try(call, now)
         self._act(out, now)
         return bool(out)
 
+    def _try(self, call: Callable[[], Out], now: float) -> Out:
+        """What the machine says. Where there is no memory for a version, the old one stays and it is tried again in a while."""
+        try:
+            return call()
+        except NoSpace as error:
+            log.warning("no memory for a version model=%s bytes=%s", self.model_id, error.size)
+            self.follower.retry_later(now, error)
+            return []
+
     def _act(self, out: Out, now: float) -> None:
-        for item in out:
+        todo = deque(out)
+        while todo:
+            item = todo.popleft()
             match item:
                 case Delivered():
                     self._deliver(item)
+                case Lease():
+                    todo.extend(self._lease(item, now))
                 case Listed():
                     self._list(item)
                 case Hole():
@@ -170,18 +218,29 @@ class Feed:
         if out:
             self._serve()
 
+    def _lease(self, item: Lease, now: float) -> Out:
+        root = self.delivery.lease(item)
+        if root is not None:
+            return self.follower.leased(item, view_of_array(root), now)
+        self._settle()
+        return self._try(lambda: self.follower.lease_failed(item, now), now)
+
     def _deliver(self, item: Delivered) -> None:
         payload = item.payload
-        # What was lent comes as the view that was lent; anything else came inside a message.
-        root = self.pool.root(payload) if isinstance(payload, memoryview) else array_of(bytes(payload))
+        if not isinstance(payload, memoryview):  # It came inside a message.
+            root = array_of(bytes(payload))
+            self.received += len(payload)
+        elif isinstance(payload.obj, np.ndarray):  # What is under a lease.
+            root = payload.obj
+        else:
+            root = self.pool.root(payload)
         self.snapshot = Snapshot(item.version, root)
         self.versions += 1
-        self.received += 0 if isinstance(payload, memoryview) else len(payload)
 
     def _list(self, item: Listed) -> None:
-        self._listed = item.version
+        self._listed = item
         for listing in self._listings:
-            listing.add(item.version, item.payload)
+            listing.add(item.version, item.payload, item.lease)
 
     def _note_heard(self, now: float) -> None:
         known = self.follower.known
@@ -233,7 +292,7 @@ class Feed:
         """From now on `listing` is told of each version; the newest that is known comes first."""
         self._listings.append(listing)
         if self._listed is not None:
-            listing.add(self._listed, None)
+            listing.add(self._listed.version, None, self._listed.lease)
         self._act(self.follower.list_every(), time.monotonic())
 
     def dismiss(self, who: int, listings: Sequence[Listing], error: BroadcasterError) -> None:
@@ -253,6 +312,12 @@ class Feed:
 
     def snapshot_of(self, version: VersionInfo, payload: bytes) -> Snapshot:
         return Snapshot(version, array_of(payload))
+
+    def lease(self, lease: Lease) -> Snapshot | None:
+        """The snapshot of a version that lies in a slot, unless it does not any more."""
+        root = self.delivery.lease(lease)
+        self._settle()
+        return None if root is None else Snapshot(lease.version, root)
 
     def fetch(self, version: VersionInfo) -> Future[Snapshot]:
         """The snapshot of a version, read into a buffer of this feed's pool."""

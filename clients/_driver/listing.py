@@ -8,6 +8,7 @@ from concurrent.futures import Future
 from typing import NamedTuple, Protocol
 
 from broadcaster.protocol.errors import BroadcasterError, UnknownModel, UnknownVersion, VersionEvicted
+from broadcaster.protocol.machines.follow import Lease
 from broadcaster.protocol.version import VersionInfo
 from clients._driver import futures
 from clients.snapshot import Snapshot
@@ -26,6 +27,7 @@ class Hole(NamedTuple):
 class Entry(NamedTuple):
     version: VersionInfo
     payload: bytes | None
+    lease: Lease | None
 
 
 class Source(Protocol):
@@ -35,6 +37,7 @@ class Source(Protocol):
     def model_id(self) -> str: ...
     def at_hand(self, number: int) -> Snapshot | None: ...
     def snapshot_of(self, version: VersionInfo, payload: bytes) -> Snapshot: ...
+    def lease(self, lease: Lease) -> Snapshot | None: ...
     def fetch(self, version: VersionInfo) -> Future[Snapshot]: ...
     def list_after(self, number: int, then: Callable[[Sequence[VersionInfo]], None]) -> None: ...
 
@@ -54,16 +57,16 @@ class Listing:
 
     # --- what comes ------------------------------------------------------------------------------------------------
 
-    def add(self, version: VersionInfo, payload: bytes | None) -> None:
-        """The next version was published."""
+    def add(self, version: VersionInfo, payload: bytes | None, lease: Lease | None = None) -> None:
+        """The next version was published. `lease` says where it lies on this host; it is taken when the version is asked for."""
         if payload is not None and self._inline + len(payload) > INLINE_BUDGET:
             payload = None
         if self._looking:
-            self._behind.append(Entry(version, None))
+            self._behind.append(Entry(version, None, lease))
         elif version.number > self._last:
             self._last = version.number
             self._inline += 0 if payload is None else len(payload)
-            self._entries.append(Entry(version, payload))
+            self._entries.append(Entry(version, payload, lease))
 
     def hole(self) -> None:
         """What was published after the last version is not known: what is still there will do."""
@@ -76,7 +79,7 @@ class Listing:
         if versions and versions[0].number > self._last + 1:
             self._entries.append(Hole(self._last + 1, versions[0].number - 1))
         behind, self._behind = self._behind, []
-        for entry in [*(Entry(version, None) for version in versions), *behind]:
+        for entry in [*(Entry(version, None, None) for version in versions), *behind]:
             self.add(*entry)
         self.serve()
 
@@ -105,7 +108,11 @@ class Listing:
     def _without_fetching(self, entry: Entry) -> Snapshot | None:
         if entry.payload is not None:
             return self._source.snapshot_of(entry.version, entry.payload)
-        return self._source.at_hand(entry.version.number)
+        snapshot = self._source.at_hand(entry.version.number)
+        if snapshot is None and entry.lease is not None:
+            snapshot = self._source.lease(entry.lease)
+            self._entries[0] = entry._replace(lease=None)  # Once is enough.
+        return snapshot
 
     def _pop(self) -> None:
         entry = self._entries.popleft()

@@ -21,6 +21,7 @@ from broadcaster.protocol.errors import (
     BroadcasterError,
     Closed,
     ForkError,
+    InvalidRequest,
     LocalProtocolError,
     UnsupportedProtocol,
 )
@@ -32,12 +33,14 @@ from clients._driver import futures
 from clients._driver.asking import Ask
 from clients._driver.channel import Channel
 from clients._driver.conversations import Conversations
+from clients._driver.delivery import Delivery
 from clients._driver.feed import Feed
 from clients._driver.owner import Reader
 from clients._driver.uploading import Upload
 from clients._driver.wakeup import Wakeup
 from clients._process import HERE
 from clients.slots.directory import SlotDirectory, SlotsUnusable
+from clients.slots.leases import Leases
 from clients.slots.rooms import Rooms
 
 log = logging.getLogger("clients")
@@ -65,6 +68,7 @@ class Driver:
         """Why not, when they cannot."""
         self.rooms = Rooms()
         """The slots that this client was granted, mapped."""
+        self._leases: Leases | None = None
         self._slot_dir = slot_dir
         self._name = name
         self._commands: deque[Command] = deque()
@@ -124,13 +128,14 @@ class Driver:
         self._thread.start()
         return hello.future
 
-    def follow(self, namespace: str, model_id: str) -> Feed:
-        """The feed of a model, made when nobody follows it yet. Each call wants a `leave`. Raises what `check` raises."""
+    def follow(self, namespace: str, model_id: str, delivery: Delivery) -> Feed:
+        """The feed of a model, made when nobody follows it in this way yet. Each call wants a `leave`. Raises InvalidRequest when
+        only slots are wanted and there are none, and what `check` raises."""
         future: Future[Feed] = futures.new()
 
         def command(now: float) -> None:
             try:
-                futures.fulfil(future, self._join(namespace, model_id))
+                futures.fulfil(future, self._join(namespace, model_id, delivery))
             except BroadcasterError as error:
                 futures.fail(future, error)
 
@@ -170,27 +175,43 @@ class Driver:
     def fail_upload(self, upload: Upload, error: BroadcasterError) -> None:
         self._all.turn(upload, lambda: upload.fail(error))
 
-    def _join(self, namespace: str, model_id: str) -> Feed:
+    def _join(self, namespace: str, model_id: str, delivery: Delivery) -> Feed:
         """Subscribes to a model, then asks for its newest version: in this order nothing falls between."""
-        key = names.topic(namespace, model_id, b"")
-        feed = self._all.feeds.get(key)
+        if delivery.wanted == "shared" and self.leases is None:
+            raise InvalidRequest(field="delivery", reason=f"'shared' cannot be had: {self.no_slots}")
+        there = self._all.feeds.get(names.topic(namespace, model_id, b""), [])
+        feed = next((feed for feed in there if feed.delivery.same(delivery)), None)
         if feed is None:
-            channel = self._channel("push")
-            feed = self._all.feeds[key] = Feed(namespace, model_id, self, self.send_data)
+            feed = Feed(namespace, model_id, delivery, self, self.send_data)
             for topic in feed.topics:
-                channel.socket.setsockopt(zmq.SUBSCRIBE, topic)
-            self.add(feed)
+                self.subscribe(topic, wanted=True)
+            self._all.join(feed)
         feed.users += 1
         return feed
 
     def _part(self, feed: Feed) -> None:
         feed.users -= 1
-        if feed.users or self._all.feeds.pop(feed.topics[0][:-1], None) is None:
+        if feed.users or not self._all.part(feed):
             return
         for topic in feed.topics:
-            self._channels["push"].socket.setsockopt(zmq.UNSUBSCRIBE, topic)
+            self.subscribe(topic, wanted=False)
         feed.fail(Closed(what=f"the subscriber of {feed.model_id}"))
         self._all.forget(feed)
+        if not self._all.feeds:
+            self._leases = None  # Nobody reads slots now: their mappings go.
+
+    def subscribe(self, topic: bytes, *, wanted: bool) -> None:
+        """Subscribes to a topic, or takes one subscription to it back: several feeds may each have theirs."""
+        self._channel("push").socket.setsockopt(zmq.SUBSCRIBE if wanted else zmq.UNSUBSCRIBE, topic)
+
+    @property
+    def leases(self) -> Leases | None:
+        """What the slots can be read with, when they can: others in another life of the broadcaster."""
+        if self.slots is None:
+            self._leases = None
+        elif self._leases is None or self._leases.directory is not self.slots:
+            self._leases = Leases(self.slots)
+        return self._leases
 
     def send_data(self, message: Message | Chunk, payload: Buffer | zmq.Frame | None = None) -> None:
         assert isinstance(message, Message)
@@ -237,13 +258,15 @@ class Driver:
             raise UnsupportedProtocol(theirs=welcome.protocol, ours=PROTOCOL)
         before, self.welcome = self.welcome, welcome
         self._look_for_slots(welcome)
+        for feed in self._all.followers:
+            feed.decide()
         self._greeted = now = time.monotonic()
         for name in [name for name in self._channels if name != "data"]:
             if self._channels[name].address != self._address_of(name):
                 self._reconnect(name)
         if before is not None and before.epoch != welcome.epoch:
             log.info("restarted address=%s epoch=%d", self.address.data, welcome.epoch)
-            for feed in list(self._all.feeds.values()):
+            for feed in self._all.followers:
                 self._all.turn(feed, lambda feed=feed: feed.start(now))  # type: ignore[misc]
         return welcome
 
@@ -273,7 +296,7 @@ class Driver:
         channel = self._channel(name)
         log.info("reconnected channel=%s address=%s", name, channel.address)
         if name == "push":
-            for feed in self._all.feeds.values():
+            for feed in self._all.followers:
                 for topic in feed.topics:
                     channel.socket.setsockopt(zmq.SUBSCRIBE, topic)
 

@@ -12,13 +12,13 @@ import numpy.typing as npt
 
 from broadcaster.protocol.errors import InvalidPayload
 from broadcaster.protocol.version import TENSORS
-from clients.codec.load import load_into
+from clients.codec.load import attach, load_into
 from clients.codec.pack import plan_path
 from clients.codec.pieces import PIECE
 from clients.codec.plan import BytesPlan, LayoutCache, Plan, plan_tensors
 from clients.codec.tensors import Tensors
 
-__all__ = ["PIECE", "LayoutCache", "Plan", "Tensors", "decode", "load_into", "plan"]
+__all__ = ["PIECE", "LayoutCache", "Plan", "Tensors", "attach", "decode", "load_into", "plan"]
 
 
 def plan(weights: object, cache: LayoutCache | None = None) -> Plan:

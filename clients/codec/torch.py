@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
-from broadcaster.protocol.errors import InvalidPayload
+from broadcaster.protocol.errors import InvalidPayload, InvalidRequest
 from broadcaster.protocol.layout import TensorSpec
 from clients.codec import numpy
 from clients.codec.numpy import stored
@@ -108,13 +108,45 @@ def view(root: Bytes, spec: TensorSpec) -> torch.Tensor:
 
 
 def load(leaf: Any, root: Bytes, spec: TensorSpec) -> Any:
-    """Copies the tensor into the tensor `leaf` in place, on its device, without a gradient; returns it."""
+    """Copies the tensor into the tensor `leaf` in place, on its device, without a gradient; returns it. One that is a view of a
+    version gets memory of its own first."""
     with torch.no_grad():
+        if _is_attached(leaf):
+            leaf.data = torch.empty_like(leaf)
         leaf.copy_(view(unlock(root), spec))
     return leaf
 
 
 def leaves_of(module: torch.nn.Module) -> list[tuple[Path, Any]]:
-    """The parameters and persistent buffers, by the names that `state_dict` gives them: writing to one changes the module."""
-    state = module.state_dict()
+    """The parameters and persistent buffers themselves, by the names that `state_dict` gives them."""
+    state = module.state_dict(keep_vars=True)
     return [((name,), value) for name, value in state.items() if isinstance(value, torch.Tensor)]
+
+
+# --- modules that are views of a version ---------------------------------------------------------------------------
+
+
+def check_attachable(module: torch.nn.Module, leaves: list[tuple[Path, Any]]) -> None:
+    """Raises InvalidRequest unless all of the module is in evaluation mode, and these leaves of it in main memory."""
+    training = [name for name, part in module.named_modules() if part.training]
+    if training:
+        part = f" ({training[0]} is)" if training[0] else ""
+        raise InvalidRequest(field="module", reason=f"it is in training mode{part}: what is attached is read-only; call eval()")
+    elsewhere = next(((path, leaf) for path, leaf in leaves if not leaf.is_cpu), None)
+    if elsewhere is not None:
+        what = f"{elsewhere[0][0]} is on {elsewhere[1].device}"
+        raise InvalidRequest(field="module", reason=f"{what}: only main memory can be attached; use load_into")
+
+
+def attach_leaves(pairs: list[tuple[Any, TensorSpec]], root: Bytes) -> None:
+    """Makes each of these parameters and buffers a view of its tensor in the payload `root`."""
+    unlocked = unlock(root)
+    for leaf, spec in pairs:
+        leaf.data = view(unlocked, spec)
+        leaf._attached_at = leaf.data_ptr()  # Goes with the parameter; where it is elsewhere later, it was moved.
+
+
+def _is_attached(leaf: Any) -> bool:
+    """Whether the memory of a parameter or buffer is that of a version, which is read-only."""
+    at = getattr(leaf, "_attached_at", None)
+    return at is not None and bool(leaf.data_ptr() == at)

@@ -270,7 +270,7 @@ def test_subscribers_of_one_model_share_what_comes_and_close_alone(client: Any, 
         first.latest()
     client.publisher(model).publish(weights(2))
     assert second.wait(timeout=10, newer_than=1).version.number == 2
-    assert second.stats().versions == 2 and second.stats().delivery == "chunks"
+    assert second.stats().versions == 2 and second.stats().delivery == "shared"
 
 
 def test_models_whose_names_begin_alike_are_not_mixed(client: Any, model: str) -> None:

@@ -8,6 +8,7 @@ from concurrent.futures import Future
 import pytest
 
 from broadcaster.protocol.errors import BroadcasterError, RequestTimeout, UnknownVersion, VersionEvicted
+from broadcaster.protocol.machines.follow import Lease
 from broadcaster.protocol.version import VersionInfo
 from clients._driver import futures
 from clients._driver import listing as module
@@ -29,6 +30,8 @@ class Shelf:
         self.numbers = list(numbers)
         self.newest: int | None = None
         self.errors: dict[int, BroadcasterError] = {}
+        self.in_slots: set[int] = set()
+        self.tried: list[int] = []
         self.fetched: list[int] = []
         self.asked: list[tuple[int, Callable[[Sequence[VersionInfo]], None]]] = []
 
@@ -37,6 +40,10 @@ class Shelf:
 
     def snapshot_of(self, info: VersionInfo, payload: bytes) -> Snapshot:
         return Snapshot(info, array_of(payload))
+
+    def lease(self, wanted: Lease) -> Snapshot | None:
+        self.tried.append(wanted.version.number)
+        return self.snapshot_of(wanted.version, b"abc") if wanted.version.number in self.in_slots else None
 
     def fetch(self, info: VersionInfo) -> Future[Snapshot]:
         self.fetched.append(info.number)
@@ -149,3 +156,39 @@ def test_a_hole_in_which_nothing_is_missing_is_not_told() -> None:
     listing.hole()
     shelf.asked[0][1]([version(4)])
     assert [number(take(listing)) for _ in range(2)] == [3, 4]
+
+
+def lease(number: int) -> Lease:
+    return Lease(version(number), 1, f"slot-{number}-00000000", number)
+
+
+def test_a_lease_is_taken_when_the_version_is_asked_for_and_what_is_gone_is_fetched() -> None:
+    shelf = Shelf()
+    shelf.in_slots = {1, 2, 3}
+    listing = Listing(shelf)
+    for one in (1, 2, 3):
+        listing.add(version(one), None, lease(one))
+    assert shelf.tried == []
+    assert number(take(listing)) == 1 and shelf.tried == [1] and shelf.fetched == []
+    shelf.in_slots = {3}  # The slot of 2 was given to another version meanwhile.
+    assert [number(take(listing)) for _ in range(2)] == [2, 3]
+    assert shelf.tried == [1, 2, 3] and shelf.fetched == [2]
+
+
+def test_a_lease_that_failed_is_not_tried_again() -> None:
+    shelf = Shelf()
+    shelf.errors[1] = RequestTimeout(what="reading", timeout=1)
+    listing = Listing(shelf)
+    listing.add(version(1), None, lease(1))
+    with pytest.raises(RequestTimeout):
+        take(listing).result(0)
+    assert number(take(listing)) == 1 and shelf.tried == [1]
+
+
+def test_what_is_at_hand_or_came_inside_its_event_needs_no_lease() -> None:
+    shelf = Shelf()
+    shelf.newest = 1
+    listing = Listing(shelf)
+    listing.add(version(1), None, lease(1))
+    listing.add(version(2), b"abc", lease(2))
+    assert [number(take(listing)) for _ in range(2)] == [1, 2] and shelf.tried == []

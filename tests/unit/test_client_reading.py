@@ -18,6 +18,7 @@ from broadcaster.protocol.machines.fetch import Fetcher
 from broadcaster.protocol.machines.follow import Delivered, Follower, Listed
 from broadcaster.protocol.messages import Abandon, Event, Follow, Read, Replay, State
 from broadcaster.protocol.version import VersionInfo
+from clients._driver.delivery import Delivery
 from clients._driver.feed import Feed
 from clients._driver.fetching import Fetch
 from clients.buffers import BufferPool
@@ -192,8 +193,8 @@ class Full(BufferPool):
 
 def test_a_version_that_finds_no_memory_is_tried_again_in_a_while() -> None:
     sent: list = []
-    outside: Any = SimpleNamespace(add=None, epoch_seen=lambda epoch, now: None)
-    made = Feed("default", "policy", outside, sent.append)
+    outside: Any = SimpleNamespace(add=None, epoch_seen=lambda epoch, now: None, leases=None, no_slots="")
+    made = Feed("default", "policy", Delivery("auto", verify=False), outside, sent.append)
     made.pool = made.follower._pool = pool = Full()
     made.start(0.0)
     newest = State(request_id=sent[-1].request_id, epoch=1, offset=1, model_offset=1, newest=info(1))

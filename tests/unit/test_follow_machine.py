@@ -11,7 +11,7 @@ import xxhash
 from broadcaster.protocol.errors import BroadcasterError, EventsGone, NoSpace, RemoteProtocolError, UnknownModel, VersionEvicted
 from broadcaster.protocol.frames import ChunkHeader
 from broadcaster.protocol.limits import BEACON_IDLE, CHUNK, RETRY
-from broadcaster.protocol.machines.follow import LONGEST_NAP, NAP, Delivered, Follower, FollowerState, Hole, Listed, Out
+from broadcaster.protocol.machines.follow import LONGEST_NAP, NAP, Delivered, Follower, FollowerState, Hole, Lease, Listed, Out
 from broadcaster.protocol.messages import (
     Abandon,
     Beacon,
@@ -110,10 +110,10 @@ class Buffers:
 class Desk:
     """A follower and its pool. Request ids are 1, 2, 3, ..."""
 
-    def __init__(self, *, every: bool = False) -> None:
+    def __init__(self, *, every: bool = False, shared: bool = False) -> None:
         counter = itertools.count(1)
         self.pool = Buffers()
-        self.machine = Follower("lab", "policy", lambda: id_of(next(counter)), self.pool, every=every)
+        self.machine = Follower("lab", "policy", lambda: id_of(next(counter)), self.pool, every=every, shared=shared)
         self.now = 100.0
         assert self.machine.start(self.now) == [follow(1)]
 
@@ -149,9 +149,9 @@ class Desk:
         return self.machine.expire(self.now)
 
 
-def following(*, every: bool = False, newest: VersionInfo | None = None, model_offset: int = 10) -> Desk:
+def following(*, every: bool = False, shared: bool = False, newest: VersionInfo | None = None, model_offset: int = 10) -> Desk:
     """A follower whose first question was answered."""
-    desk = Desk(every=every)
+    desk = Desk(every=every, shared=shared)
     desk.get(state(1, model_offset, newest), None if newest is None else payload_of(newest.number, newest.size))
     assert desk.machine.state is FollowerState.FOLLOWING
     return desk
@@ -664,3 +664,120 @@ def test_listing_can_begin_later() -> None:
 def test_an_old_number_is_not_listed_again() -> None:
     desk = following(every=True, newest=version(7, 9))
     assert listed(desk.get(published(11, 7, size=9), payload_of(7, 9))) == []
+
+
+# --- versions that lie in slots ------------------------------------------------------------------------------------
+
+
+def in_slot(told: Event | State, generation: int = 1) -> Event | State:
+    return replace(told, slot="slot-1-00000000", generation=generation)
+
+
+def lease(number: int, generation: int = 1, *, epoch: int = 1) -> Lease:
+    return Lease(version(number), epoch, "slot-1-00000000", generation)
+
+
+def take(desk: Desk, number: int, generation: int = 1) -> Out:
+    return desk.machine.leased(lease(number, generation), memoryview(payload_of(number)), desk.now)
+
+
+def test_a_version_in_a_slot_becomes_visible_with_its_lease_and_not_before() -> None:
+    desk = following(shared=True)
+    assert desk.get(in_slot(published(11, 7))) == [lease(7)]
+    assert desk.machine.visible == 0 and desk.machine.known == version(7)
+    out = take(desk, 7)
+    assert is_delivery(out, 7) and rest(out) == []
+    assert desk.machine.visible == 7 and desk.pool.out == [] and desk.machine.repaired == 0
+
+
+def test_the_newest_version_of_the_first_answer_is_leased_too() -> None:
+    desk = Desk(shared=True)
+    assert desk.get(in_slot(state(1, 3, version(7)))) == [lease(7)]
+    assert is_delivery(take(desk, 7), 7)
+
+
+def test_an_event_before_the_first_answer_is_leased_too() -> None:
+    desk = Desk(shared=True)
+    assert desk.get(in_slot(published(5, 7))) == [lease(7)]
+
+
+def test_a_version_whose_lease_failed_is_read() -> None:
+    desk = following(shared=True)
+    desk.get(in_slot(published(11, 7)))
+    assert desk.machine.lease_failed(lease(7), desk.now) == [read(2, 7, 0), read(3, 7, 1), read(4, 7, 2)]
+    assert desk.machine.repaired == 1
+    desk.serve(2, 7, 0)
+    desk.serve(3, 7, 1)
+    out = desk.serve(4, 7, 2)
+    assert out is not None and is_delivery(out, 7)
+
+
+def test_a_lease_is_tried_once_for_each_place() -> None:
+    desk = following(shared=True)
+    desk.get(in_slot(published(11, 7)))
+    desk.machine.lease_failed(lease(7), desk.now)
+    desk.get(refusal(2, VersionEvicted(model_id="policy", number=7)))
+    assert desk.wait(RETRY) == [follow(6)]
+    assert desk.get(in_slot(state(6, 11, version(7)))) == [read(7, 7, 0), read(8, 7, 1), read(9, 7, 2)]
+
+
+def test_a_version_that_lies_elsewhere_now_is_tried_again() -> None:
+    desk = following(shared=True)
+    desk.get(in_slot(published(11, 7)))
+    desk.machine.lease_failed(lease(7), desk.now)
+    desk.get(refusal(2, VersionEvicted(model_id="policy", number=7)))
+    assert desk.wait(RETRY) == [follow(6)]
+    assert desk.get(in_slot(state(6, 11, version(7)), generation=2)) == [lease(7, 2)]
+
+
+def test_a_newer_lease_overtakes_the_version_that_is_being_read() -> None:
+    desk = following(shared=True)
+    desk.get(published(11, 7))
+    assert desk.get(in_slot(published(12, 8))) == [lease(8)]
+    out = take(desk, 8)
+    assert is_delivery(out, 8) and rest(out) == []
+    assert desk.pool.out == [] and desk.serve(2, 7, 0) is None
+
+
+def test_a_lease_that_failed_waits_behind_the_version_that_is_being_read() -> None:
+    desk = following(shared=True)
+    desk.get(published(11, 7))
+    desk.get(in_slot(published(12, 8)))
+    assert desk.machine.lease_failed(lease(8), desk.now) == []
+    assert desk.get(refusal(3, VersionEvicted(model_id="policy", number=7))) == [read(5, 8, 0), read(6, 8, 1), read(7, 8, 2)]
+
+
+def test_what_is_said_of_a_lease_too_late_changes_nothing() -> None:
+    desk = following(shared=True)
+    desk.get(in_slot(published(11, 7)))
+    desk.get(in_slot(published(12, 8), generation=2))
+    assert is_delivery(take(desk, 8, 2), 8)
+    assert take(desk, 7) == [] and desk.machine.lease_failed(lease(7), desk.now) == []
+    assert desk.machine.visible == 8 and desk.machine.repaired == 0
+
+
+def test_the_slots_of_a_version_are_not_looked_at_by_whoever_takes_chunks() -> None:
+    desk = following()
+    assert desk.get(in_slot(published(11, 7))) == [read(2, 7, 0), read(3, 7, 1), read(4, 7, 2)]
+
+
+def test_a_version_whose_chunks_came_needs_no_lease() -> None:
+    desk = following(shared=True)
+    desk.push(T1, 7, 0, 1, 2)
+    assert is_delivery(desk.get(in_slot(published(11, 7))), 7)
+
+
+def test_a_version_without_a_slot_is_read_by_whoever_shares() -> None:
+    desk = following(shared=True)
+    assert desk.get(replace(published(11, 7), slot="slot-1-00000000")) == [read(2, 7, 0), read(3, 7, 1), read(4, 7, 2)]
+
+
+def test_listed_versions_say_where_they_lie() -> None:
+    desk = Desk(every=True)
+    out = desk.get(in_slot(state(1, 10, version(7))))
+    assert out[0] == Listed(version(7), None, lease(7))
+    assert desk.get(in_slot(published(11, 8), generation=2))[0] == Listed(version(8), None, lease(8, 2))
+    desk.get(published(14, 11, size=9), payload_of(11, 9))
+    replayed = (published(12, 9, size=9), in_slot(published(13, 10), generation=3))
+    out = desk.get(Events(request_id=id_of(5), epoch=1, offset=14, events=replayed))  # type: ignore[arg-type]
+    assert out[:2] == [Listed(version(9, 9), None, None), Listed(version(10), None, lease(10, 3))]

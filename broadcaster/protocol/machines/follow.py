@@ -8,6 +8,9 @@
                ── read chunk 3 of 8 ───────────────▶    (one was missed)
                ◀──────────── chunk ──────────────────
 
+With `shared`, on the broadcaster's host, no chunks are pushed to this follower: it emits a `Lease` for a version that lies in a
+slot, and whoever runs it answers `leased` or `lease_failed`. A version that cannot be leased is read like any other.
+
 One version is put together at a time. While one is, others are only remembered by number: the newest of them comes next, over the
 data channel. So a follower that is behind skips to the newest, and one that keeps missing chunks still gets ahead.
 """
@@ -46,18 +49,31 @@ class Pool(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Delivered:
-    """A whole, verified version, newer than all before. `payload` is a lent buffer, or bytes that came inside a message."""
+    """A whole, verified version, newer than all before. `payload` is a lent buffer, bytes that came inside a message, or what
+    was given to `leased`."""
 
     version: VersionInfo
     payload: Buffer
 
 
 @dataclass(frozen=True, slots=True)
+class Lease:
+    """A version lies in a slot on this host: take a lease, and say `leased` or `lease_failed`."""
+
+    version: VersionInfo
+    epoch: int
+    slot: str
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
 class Listed:
-    """A version was published: every one, in order, with the payload where it came inside the event."""
+    """A version was published: every one, in order, with the payload where it came inside the event, and where it lies on the
+    broadcaster's host."""
 
     version: VersionInfo
     payload: bytes | None
+    lease: Lease | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +83,7 @@ class Hole:
     after: int
 
 
-Out = list[Message | Chunk | Delivered | Listed | Hole]
+Out = list[Message | Chunk | Delivered | Lease | Listed | Hole]
 
 
 class FollowerState(Enum):
@@ -98,7 +114,8 @@ class _Incoming:
 class Follower:
     """Follows one model for one subscriber.
 
-    `every` also lists each published version in order (`Listed`), filling what was missed from the event log.
+    `every` also lists each published version in order (`Listed`), filling what was missed from the event log. `shared` may be
+    changed at any time.
     """
 
     def __init__(
@@ -109,12 +126,15 @@ class Follower:
         pool: Pool,
         *,
         every: bool = False,
+        shared: bool = False,
         retry: float = RETRY,
     ) -> None:
         self.namespace = namespace
         self.model_id = model_id
         self.state = FollowerState.ASKING
         self.every = every
+        self.shared = shared
+        """Whether versions that lie in slots are to be leased."""
         self.epoch: int | None = None
         self.model_offset = 0
         self.known: VersionInfo | None = None
@@ -131,6 +151,8 @@ class Follower:
         self._incoming: _Incoming | None = None
         self._target: VersionInfo | None = None
         self._skipped = False
+        self._tried: Lease | None = None
+        """What was to be leased last: once is enough."""
         self._ask_id: bytes | None = None
         self._ask_at: float | None = None
         self._replay_id: bytes | None = None
@@ -295,7 +317,7 @@ class Follower:
         if self.every:
             self.epoch, self.model_offset, self._listed_offset = event.epoch, event.offset, event.offset
         if event.event == "published" and event.version is not None:
-            out += self._list(event.version, payload) if self.every else []
+            out += self._list(event.version, payload, _lease_of(event, event.version)) if self.every else []
             out += self._published(event, event.version, payload, now)
         return out
 
@@ -312,7 +334,7 @@ class Follower:
                 self._drop()  # It came in chunks too; the next version's need the place.
             return self._inline(version, payload, now)
         if not mine or incoming is None or incoming.version is not None or incoming.assembly.size != version.size:
-            return self._want(version, now)
+            return self._get(version, _lease_of(event, version), now)
         incoming.version, incoming.expected = version, None
         if incoming.assembly.complete:
             return self._whole(incoming, version, now)
@@ -348,7 +370,7 @@ class Follower:
             self.epoch, self.model_offset = state.epoch, max(self.model_offset, state.model_offset)
             if first:
                 self._listed_offset = state.model_offset
-                out += self._list_newest(state.newest, payload)
+                out += self._list_newest(state, payload)
             elif missed and self.every:
                 out += self._replay(now)
         else:
@@ -359,7 +381,9 @@ class Follower:
         if version is None or version.number <= self.visible:
             return out
         self._learn(version)
-        return out + (self._want(version, now) if payload is None else self._inline(version, payload, now))
+        return out + (
+            self._get(version, _lease_of(state, version), now) if payload is None else self._inline(version, payload, now)
+        )
 
     def _restarted(self, epoch: int) -> Out:
         """Another life of the broadcaster: its log begins at 0, and what was published just before the end is not in it."""
@@ -392,16 +416,17 @@ class Follower:
         if self.epoch is None:
             return []
         self._listed_offset = self.model_offset
-        return [] if self.known is None else self._list(self.known, None)
+        return [] if self.known is None else self._list(self.known, None, None)
 
-    def _list_newest(self, version: VersionInfo | None, payload: bytes | None) -> Out:
-        return [] if version is None or not self.every else self._list(version, payload)
+    def _list_newest(self, state: State, payload: bytes | None) -> Out:
+        version = state.newest
+        return [] if version is None or not self.every else self._list(version, payload, _lease_of(state, version))
 
-    def _list(self, version: VersionInfo, payload: bytes | None) -> Out:
+    def _list(self, version: VersionInfo, payload: bytes | None, lease: Lease | None) -> Out:
         if version.number <= self._listed_number:
             return []
         self._listed_number = version.number
-        return [Listed(version, payload)]
+        return [Listed(version, payload, lease)]
 
     def _list_event(self, event: Event, payload: bytes | None, now: float) -> Out:
         if self._replay_id is not None or event.offset <= self._listed_offset:
@@ -410,7 +435,9 @@ class Follower:
             self.gaps += 1
             return self._replay(now)
         self._listed_offset = event.offset
-        return self._list(event.version, payload) if event.event == "published" and event.version is not None else []
+        if event.event != "published" or event.version is None:
+            return []
+        return self._list(event.version, payload, _lease_of(event, event.version))
 
     def _events(self, events: Events, now: float) -> Out:
         self._replay_id = self._replay_at = None
@@ -421,7 +448,7 @@ class Follower:
             if event.offset > self._listed_offset:
                 self._listed_offset = event.offset
                 if event.event == "published" and event.version is not None:
-                    out += self._list(event.version, None)
+                    out += self._list(event.version, None, _lease_of(event, event.version))
         if events.next is not None:
             self._listed_offset = max(self._listed_offset, events.next)
         if events.next is not None or self._listed_offset < self.model_offset:
@@ -451,6 +478,25 @@ class Follower:
         self.state = FollowerState.ASKING
         self._ask_id, self._ask_at = self._make_id(), now
         return [Follow(request_id=self._ask_id, namespace=self.namespace, model_id=self.model_id)]
+
+    def _get(self, version: VersionInfo, lease: Lease | None, now: float) -> Out:
+        """Gets a version that came without its payload: from the slot that it lies in, or else by reading."""
+        if lease is None or not self.shared or lease == self._tried:
+            return self._want(version, now)
+        self._tried = lease
+        return [lease]
+
+    def leased(self, lease: Lease, payload: Buffer, now: float) -> Out:
+        """The version of `lease` is `payload`, which nobody writes to while it is looked at: it becomes visible, unless a newer
+        one is. To be said of nothing but a slot whose header was that version's, under a lease."""
+        return [] if lease.version.number <= self.visible else self._deliver(lease.version, payload, now)
+
+    def lease_failed(self, lease: Lease, now: float) -> Out:
+        """The version of `lease` is not in its slot any more, or cannot be looked at there: it is read."""
+        if lease.version.number <= self.visible:
+            return []
+        self.repaired += 1
+        return self._want(lease.version, now)
 
     def _inline(self, version: VersionInfo, payload: bytes, now: float) -> Out:
         if len(payload) != version.size or xxhash.xxh3_128_hexdigest(payload) != version.digest:
@@ -529,3 +575,10 @@ class Follower:
     def close(self) -> None:
         """Nobody follows any more: the buffer of a version that was on its way goes back."""
         self._drop()
+
+
+def _lease_of(told: Event | State, version: VersionInfo) -> Lease | None:
+    """Where the payload of a version lies on the broadcaster's host, if this says so."""
+    if told.slot is None or told.generation is None:
+        return None
+    return Lease(version, told.epoch, told.slot, told.generation)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from random import Random
+from typing import Any
 
 import xxhash
 
@@ -170,10 +171,15 @@ class SmallBroadcaster:
             transfer=upload.transfer,
             attempt=upload.attempt,
             evicted=tuple(evicted),
+            **self.place_of(info),
         )
         self.beacons.news(KEY, now)
         self.pushed.append([*encode(event), *([payload] if len(payload) <= INLINE else [])])
         return info
+
+    def place_of(self, info: VersionInfo) -> dict[str, Any]:
+        """The slot that a version lies in: three of them come round."""
+        return {"slot": f"slot-{info.number % 3}-0123abcd", "generation": info.number} if info.size > INLINE else {}
 
     def annotate(self, now: float) -> None:
         """Something that is no publication: the log has other events too."""
@@ -238,6 +244,7 @@ class SmallBroadcaster:
             offset=self.log.offset,
             model_offset=self.log.model_offset(KEY),
             newest=newest,
+            **({} if newest is None else self.place_of(newest)),
         )
         inline = newest is not None and newest.size <= INLINE and self.random.random() < 0.7
         return [*encode(state), *([self.truth[newest.number]] if newest is not None and inline else [])]

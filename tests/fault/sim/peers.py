@@ -6,7 +6,7 @@ from random import Random
 
 from broadcaster.protocol.errors import BroadcasterError, RemoteProtocolError
 from broadcaster.protocol.frames import Chunk, decode, decode_header, encode
-from broadcaster.protocol.machines.follow import Delivered, Follower, Hole, Listed
+from broadcaster.protocol.machines.follow import Delivered, Follower, Hole, Lease, Listed
 from broadcaster.protocol.machines.follow import Out as FollowerOut
 from broadcaster.protocol.machines.upload import Uploader
 from broadcaster.protocol.messages import Begin, Message
@@ -105,9 +105,12 @@ class CountingPool:
 
 
 class Actor:
-    """Follows the model, and checks every version the moment it becomes visible."""
+    """Follows the model, and checks every version the moment it becomes visible.
 
-    def __init__(self, random: Random, broadcaster: SmallBroadcaster, *, every: bool) -> None:
+    With `leases`, it is on the broadcaster's host and takes no chunks: it leases, or fails to, as they decide.
+    """
+
+    def __init__(self, random: Random, broadcaster: SmallBroadcaster, *, every: bool, leases: Random | None = None) -> None:
         self.broadcaster = broadcaster
         self.pool = CountingPool()
         self.push = Link(random)
@@ -116,11 +119,16 @@ class Actor:
         self.delivered: list[int] = []
         self.listing: list[Listed | Hole] = []
         self.refused = 0
+        self.leases = leases
+        self.leased = 0
+        self._tried: Lease | None = None
         self.expected = 0
         """Chunks that came as the machine had expected them."""
         self._before = max(broadcaster.truth, default=0)
         """What was published before the listing began may be gone already, and is not missed."""
-        self.machine = Follower(NAMESPACE, MODEL, lambda: random.randbytes(16), self.pool, every=every, retry=1.0)
+        self.machine = Follower(
+            NAMESPACE, MODEL, lambda: random.randbytes(16), self.pool, every=every, shared=leases is not None, retry=1.0
+        )
 
     @property
     def deadline(self) -> float | None:
@@ -147,6 +155,8 @@ class Actor:
         if frames[0]:
             self._act(self.machine.receive(decode(frames), now, frames[2] if len(frames) > 2 else None), now)
             return
+        if pushed and self.leases is not None:
+            return  # It is subscribed to no chunks.
         expected = self.machine.expects(bytes(frames[1])) if pushed else None
         if expected is not None:
             expected[:] = frames[2]
@@ -163,9 +173,23 @@ class Actor:
             view[:] = frames[2]
             self._act(self.machine.placed(header, now), now)
 
+    def _lease(self, lease: Lease, now: float) -> FollowerOut:
+        """What comes of a lease. It fails at random, and where the version has left its slot."""
+        assert self.leases is not None, "a lease is wanted by one that takes chunks"
+        assert lease != self._tried, f"{lease} is tried again"
+        self._tried = lease
+        number = lease.version.number
+        assert self.broadcaster.place_of(lease.version) == {"slot": lease.slot, "generation": lease.generation}
+        if number not in self.broadcaster.available or self.leases.random() < 0.3:
+            return self.machine.lease_failed(lease, now)
+        self.leased += 1
+        return self.machine.leased(lease, self.broadcaster.truth[number], now)
+
     def _act(self, out: FollowerOut, now: float) -> None:
         for item in out:
             match item:
+                case Lease():
+                    self._act(self._lease(item, now), now)
                 case Delivered():
                     self._check(item)
                 case Listed() | Hole():

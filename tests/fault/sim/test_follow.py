@@ -74,7 +74,7 @@ def test_without_faults_every_version_is_listed_and_nothing_is_repaired(seed: in
     world = World(seed, small_chunks)
     world.heal()
     world.broadcaster.annotate(world.now)  # The model exists: nobody waits for it.
-    actors = [world.actor(every=True), world.actor(every=False)]
+    actors = [world.actor(every=True, shared=False), world.actor(every=False, shared=False)]
     world.run(1.0)
     for _ in range(8):
         world.publish()
@@ -88,6 +88,37 @@ def test_without_faults_every_version_is_listed_and_nothing_is_repaired(seed: in
         assert actor.expected or not any(len(payload) > 2 * small_chunks for payload in world.broadcaster.truth.values())
         actor.close()
     assert [one.version.number for one in actors[0].listing if isinstance(one, Listed)] == numbers
+
+
+@pytest.mark.parametrize("seed", range(3000, 3060))
+def test_actors_whose_leases_fail_at_random_converge_too(seed: int, small_chunks: int) -> None:
+    print(f"seed {seed}")
+    world = World(seed, small_chunks)
+    for every in (False, True):
+        world.actor(every=every, shared=True)
+    for _ in range(15):
+        world.disturb()
+        world.run(world.random.choice([0.0, 0.01, 0.3, 2.0]))
+    world.heal()
+    world.publish(3 * small_chunks)
+    world.run(BOUND, until=lambda: not world.learners)
+    world.run(BOUND, until=lambda: all(_is_current(world, actor.machine.visible) for actor in world.actors))
+    for actor in world.actors:
+        assert actor.delivered[-1] == max(world.broadcaster.truth)
+        actor.close()
+
+
+def test_leases_are_taken_in_the_simulation(small_chunks: int) -> None:
+    world = World(1, small_chunks)
+    actors = [world.actor(every=False, shared=True) for _ in range(3)]
+    world.heal()
+    for _ in range(20):
+        world.publish(3 * small_chunks)
+        world.run(100.0, until=lambda: not world.learners)
+        world.run(0.5)
+    for actor in actors:
+        assert actor.delivered == list(range(1, 21)) and 5 < actor.leased < 20 and not actor.expected
+        actor.close()
 
 
 def _is_current(world: World, visible: int) -> bool:

@@ -19,6 +19,8 @@ class World:
 
     def __init__(self, seed: int, chunk: int) -> None:
         self.random = Random(seed)
+        self.leases = Random(f"leases {seed}")
+        """What decides about leases: one of its own, so that the other faults of a seed stay what they are."""
         self.chunk = chunk
         self.now = 1000.0
         self.broadcaster = SmallBroadcaster(self.random, kept_events=self.random.choice([6, 30, 1000]))
@@ -36,8 +38,11 @@ class World:
             return NONE
         return profile(self.random) if self._hostile else connection(self.random)
 
-    def actor(self, *, every: bool) -> Actor:
-        actor = Actor(self.random, self.broadcaster, every=every)
+    def actor(self, *, every: bool, shared: bool | None = None) -> Actor:
+        """An actor on the broadcaster's host or elsewhere; None: either."""
+        if shared is None:
+            shared = self.leases.random() < 0.4
+        actor = Actor(self.random, self.broadcaster, every=every, leases=self.leases if shared else None)
         actor.push.faults = lossy_push(self.random) if self.faulty and not self._hostile else self._faults()
         actor.out.faults, actor.back.faults = self._faults(), self._faults()
         self.actors.append(actor)
