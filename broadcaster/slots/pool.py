@@ -227,6 +227,9 @@ class SlotPool:
         try:
             slot = Slot(self._name(), capacity)
         except OSError as wrong:
+            if wrong.errno in _FULL and self._idle:  # Somebody else fills this file system: what we do not need goes first.
+                self._drop(self._pop(next(iter(self._idle)), 0))
+                return self._create(capacity)
             if wrong.errno in _FULL:
                 raise NoSpace(size=capacity, where=where) from wrong
             reason, hint = wrong.strerror or str(wrong), "Make it usable again, or restart the broadcaster with another one"
