@@ -48,6 +48,7 @@ from broadcaster.protocol.errors import (
 )
 from broadcaster.protocol.version import DIRECTORY, OPAQUE, TENSORS, ModelInfo, VersionInfo
 from clients.client import Client, connect
+from clients.draft import Draft
 from clients.publisher import Publisher
 from clients.registry import Registry, StoredVersion
 from clients.snapshot import Snapshot
@@ -67,6 +68,7 @@ __all__ = [
     "Closed",
     "Conflict",
     "DigestMismatch",
+    "Draft",
     "EventsGone",
     "Every",
     "Fenced",

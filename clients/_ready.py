@@ -10,6 +10,7 @@ from broadcaster.protocol.errors import Aborted
 from broadcaster.protocol.messages import Begin
 from clients._driver.granted import SlotUpload
 from clients._driver.loop import Driver
+from clients._driver.uploading import Upload
 
 IDLE = 30.0
 """Seconds after which a grant that nobody wanted is given back."""
@@ -53,11 +54,15 @@ class Ready:
         begin = replace(
             done, request_id=os.urandom(16), upload_id=os.urandom(16), user_data={}, metrics={}, creation_timestamp=None
         )
-        return SlotUpload(begin, self._driver.send_upload, lambda upload, intact: None, now + IDLE, IDLE, settled=False)
+        return SlotUpload(begin, self._driver.send_upload, nobody, now + IDLE, IDLE, settled=False)
 
     def _give_back(self, upload: SlotUpload) -> None:
         error = Aborted(model_id=upload.begin.model_id, reason="the next payload is another one")
         self._driver.post(lambda now: self._driver.fail_upload(upload, error))
+
+
+def nobody(_upload: Upload, _intact: bool) -> None:
+    """Nobody waits for the end of an upload that is not settled."""
 
 
 def _shape(begin: Begin) -> Shape:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -10,20 +11,22 @@ from dataclasses import fields, replace
 import xxhash
 
 from broadcaster.protocol.errors import Aborted
-from broadcaster.protocol.limits import CHUNK, INLINE
+from broadcaster.protocol.limits import CHUNK, FILLED, INLINE
 from broadcaster.protocol.messages import Begin, Publish
 from clients import codec
+from clients._driver import futures
+from clients._driver.frames import Frames
 from clients._driver.granted import SlotUpload
 from clients._driver.loop import Driver
 from clients._driver.uploading import ChunkedUpload, Upload, WholeUpload
 from clients._line import Line
-from clients._ready import Ready
-from clients.buffers import view_of
+from clients._ready import Ready, nobody
+from clients.buffers import allocate, view_of
 from clients.slots.directory import SlotDirectory, SlotsUnusable
 
 TELL = (1 << 20, 4 << 20)
-"""Bytes copied between two words to the I/O thread, least and most: few enough that it starts soon, enough that it does not
-disturb the copying."""
+"""Bytes copied between two words to the I/O thread when chunks are sent, least and most: few enough that it starts soon, enough
+that it does not disturb the copying."""
 PATIENCE = 0.5
 """Seconds that a payload waits for the slot it is to be copied to. Then it is copied to memory of this process, and goes in
 chunks."""
@@ -66,23 +69,76 @@ class Sending:
             view = self._room(upload, slots, deadline)
             if upload.over:
                 return upload  # Refused, or there is a version of this upload id already.
-            digest = _copy(plan, view, lambda filled: post(lambda now: upload.filled(filled, now)))
+            digest = _copy(plan, view, lambda filled: post(lambda now: upload.filled(filled, now)), FILLED)
             upload.written()
             post(lambda now: upload.finish(digest, now))
         except BaseException as error:
             upload.written()
-            self._take_back(upload, error)
+            self.take_back(upload, error)
             raise
         self.line.queue(upload)
         return upload
 
+    # --- a payload that the user writes himself --------------------------------------------------------------------
+
+    def open(self, begin: Begin) -> tuple[memoryview, SlotUpload | None]:
+        """Where a payload is to be written, and the upload that goes with that place if it is a slot. Raises why none is granted,
+        and NoSpace."""
+        slots = self.slots(begin.size)
+        if slots is not None:
+            upload = self._unsettled(replace(begin, host_token=slots.token))
+            try:
+                view = self._slot(upload, slots, PATIENCE)
+                if upload.over:
+                    futures.wait(upload.future, "a slot", PATIENCE)
+                if view is not None:
+                    return view, upload
+            except BaseException as error:
+                upload.written()
+                self.take_back(upload, error)
+                raise
+            self._driver.post(self._driver.slots_refused)
+            self.take_back(upload, SlotsUnusable("none was granted"))
+        return view_of(allocate(begin.size), begin.size), None
+
+    def _unsettled(self, begin: Begin) -> SlotUpload:
+        """An upload that has a slot, or has asked for one, and all the time that it needs."""
+        found = None if begin.archived else self._ready.take(begin)
+        if found is not None and found.keep():
+            return found
+        upload = SlotUpload(begin, self._driver.send_upload, nobody, math.inf, math.inf, settled=False)
+        self._driver.post(lambda now: self._driver.add_upload(upload))
+        self._driver.post(upload.ask)
+        return upload
+
+    def commit(self, upload: SlotUpload | ChunkedUpload, payload: memoryview) -> None:
+        """The payload of this upload is whole: hashes it, and commits it when its turn comes."""
+        post = self._driver.post
+        with self._one_snapshot:
+            try:
+                self.line.begin(upload, None)
+                digest = _digest(payload, lambda filled: post(lambda now: upload.filled(filled, now)))
+                upload.written()
+                post(lambda now: upload.finish(digest, now))
+            except BaseException as error:
+                upload.written()
+                self.take_back(upload, error)
+                raise
+            self.line.queue(upload)
+
+    def plain(self, begin: Begin, payload: memoryview, deadline: float, timeout: float) -> ChunkedUpload:
+        """An upload of what lies in memory of this process and does not change any more."""
+        return ChunkedUpload(begin, payload, Frames(), self._driver.send_upload, self.line.ended, deadline, timeout)
+
+    # --- a snapshot ------------------------------------------------------------------------------------------------
+
     def _slot_upload(self, begin: Begin, deadline: float, timeout: float, *, ahead: bool) -> SlotUpload:
         """An upload that has a slot, or has asked for one."""
         found = self._ready.take(begin) if ahead and not begin.archived else None
-        if found is not None and found.settle(begin, self._ended, deadline, timeout):
+        if found is not None and found.settle(begin, self.ended, deadline, timeout):
             self.line.begin(found, None)
             return found
-        upload = SlotUpload(begin, self._driver.send_upload, self._ended, deadline, timeout)
+        upload = SlotUpload(begin, self._driver.send_upload, self.ended, deadline, timeout)
         self.line.begin(upload, None)
         self._driver.post(upload.ask)
         return upload
@@ -90,32 +146,38 @@ class Sending:
     def _room(self, upload: SlotUpload, slots: SlotDirectory, deadline: float) -> memoryview:
         """Where the payload goes: the granted slot, or else memory of this process. Raises NoSpace."""
         post, size = self._driver.post, upload.begin.size
-        grant = upload.wait_for_grant(max(0.0, min(PATIENCE, deadline - time.monotonic())))
-        if grant is not None:
-            try:
-                view = self._driver.rooms.take(slots, grant.slot, size)
-                upload.use(view)
-                return view
-            except SlotsUnusable:
-                upload.written()
-        elif upload.over:
-            return memoryview(b"")
-        elif upload.has_slot and not upload.begin.archived:  # Else a disk may be what is slow.
-            self._doubt = time.monotonic() + DOUBT
+        view = self._slot(upload, slots, min(PATIENCE, deadline - time.monotonic()))
+        if view is not None or upload.over:
+            return memoryview(b"") if view is None else view
         post(self._driver.slots_refused)
         memory, frames = self.line.memory(size)
         self.line.hold(upload, memory)
-        view = view_of(memory, size)
-        post(lambda now: upload.in_chunks(view, frames, now))
+        private = view_of(memory, size)
+        post(lambda now: upload.in_chunks(private, frames, now))
+        return private
+
+    def _slot(self, upload: SlotUpload, slots: SlotDirectory, patience: float) -> memoryview | None:
+        """The slot that is granted; None when there is none."""
+        grant = upload.wait_for_grant(max(0.0, patience))
+        if grant is None:
+            if upload.has_slot and not upload.begin.archived:  # Else a disk may be what is slow.
+                self._doubt = time.monotonic() + DOUBT
+            return None
+        try:
+            view = self._driver.rooms.take(slots, grant.slot, upload.begin.size)
+        except SlotsUnusable:
+            upload.written()
+            return None
+        upload.use(view)
         return view
 
-    def _ended(self, upload: SlotUpload, intact: bool) -> None:
+    def ended(self, upload: SlotUpload, intact: bool) -> None:
         self.line.ended(upload, intact)
         if upload.through_slot:
             # Behind the end of this one, whose user is waiting.
             self._driver.post(lambda now: self._ready.follow(upload.begin, now))
 
-    def _take_back(self, upload: Upload, error: BaseException) -> None:
+    def take_back(self, upload: Upload, error: BaseException) -> None:
         reason = f"the weights could not be copied: {type(error).__name__}"
         aborted = Aborted(model_id=upload.begin.model_id, reason=reason)
         self._driver.post(lambda now: self._driver.fail_upload(upload, aborted))
@@ -124,7 +186,7 @@ class Sending:
         """A payload that fits one message: copied first, then sent. The tiny ones need no memory that is kept."""
         memory, frames = (None, None) if plan.size <= INLINE else self.line.memory(plan.size)
         view = memoryview(bytearray(plan.size)) if memory is None else view_of(memory, plan.size)
-        digest = _copy(plan, view, lambda filled: None)
+        digest = _copy(plan, view, lambda filled: None, plan.size)
         given = {field.name: getattr(begin, field.name) for field in fields(begin)}
         payload = view if frames is None else frames.whole(view)
         message = Publish(**given, digest=digest)
@@ -140,20 +202,30 @@ class Sending:
         upload = ChunkedUpload(begin, view, frames, self._driver.send_upload, self.line.ended, deadline, timeout)
         self.line.begin(upload, memory)
         try:
-            digest = _copy(plan, view, lambda filled: post(lambda now: upload.filled(filled, now)))
+            step = min(max(plan.size // 16, TELL[0]), TELL[1])
+            digest = _copy(plan, view, lambda filled: post(lambda now: upload.filled(filled, now)), step)
             post(lambda now: upload.finish(digest, now))
         except BaseException as error:
-            self._take_back(upload, error)
+            self.take_back(upload, error)
             raise
         self.line.queue(upload)
         return upload
 
 
-def _copy(plan: codec.Plan, view: memoryview, tell: Callable[[int], None]) -> str:
-    """Copies the payload and hashes it right behind the copy, while the bytes are warm. Returns the xxh3-128; `tell` hears now
-    and then how many bytes are in place."""
+def _digest(payload: memoryview, tell: Callable[[int], None]) -> str:
+    """The xxh3-128 of a payload that is in place; `tell` hears now and then how far it is."""
+    digest = xxhash.xxh3_128()
+    for start in range(0, len(payload), FILLED):
+        piece = payload[start : start + FILLED]
+        digest.update(piece)
+        tell(start + len(piece))
+    return digest.hexdigest()
+
+
+def _copy(plan: codec.Plan, view: memoryview, tell: Callable[[int], None], step: int) -> str:
+    """Copies the payload and hashes it right behind the copy, while the bytes are warm. Returns the xxh3-128; `tell` hears every
+    `step` bytes how many are in place."""
     digest, hashed, told = xxhash.xxh3_128(), 0, 0
-    step = min(max(plan.size // 16, TELL[0]), TELL[1])
 
     def filled(size: int) -> None:
         nonlocal hashed, told

@@ -24,6 +24,7 @@ from clients._driver.delivery import Kind
 from clients.buffers import Bytes, view_of_array
 from clients.client import Client, Opening
 from clients.codec import files
+from clients.draft import Draft
 from clients.publisher import LOOK, TIMEOUT, Progress, Publisher
 from clients.registry import READ_TIMEOUT, Ref
 from clients.snapshot import Snapshot
@@ -33,6 +34,7 @@ T = TypeVar("T")
 
 __all__ = [
     "AsyncClient",
+    "AsyncDraft",
     "AsyncEvery",
     "AsyncPublisher",
     "AsyncRegistry",
@@ -145,6 +147,50 @@ class AsyncPublisher:
         upload_id: bytes | None = None,
     ) -> asyncio.Future[VersionInfo]:
         return asyncio.wrap_future(self._publisher.begin(weights, archived, metrics, user_data, timeout, upload_id).future)
+
+    def draft(self, layout: object, *, archived: bool = False) -> AsyncDraft:
+        return AsyncDraft(self._publisher.draft(layout, archived=archived))
+
+
+class AsyncDraft:
+    """See `clients.Draft`."""
+
+    def __init__(self, draft: Draft) -> None:
+        self._draft = draft
+
+    @property
+    def in_slot(self) -> bool:
+        return self._draft.in_slot
+
+    @property
+    def tensors(self) -> Mapping[str, Any]:
+        return self._draft.tensors
+
+    @property
+    def tree(self) -> Any:
+        return self._draft.tree
+
+    def torch(self) -> dict[str, Any]:
+        return self._draft.torch()
+
+    async def commit(
+        self, *, metrics: Mapping[str, Any] | None = None, user_data: Mapping[str, str] | None = None, timeout: float = TIMEOUT
+    ) -> VersionInfo:
+        return await self.commit_nowait(metrics=metrics, user_data=user_data, timeout=timeout)
+
+    def commit_nowait(
+        self, *, metrics: Mapping[str, Any] | None = None, user_data: Mapping[str, str] | None = None, timeout: float = TIMEOUT
+    ) -> asyncio.Future[VersionInfo]:
+        return asyncio.wrap_future(self._draft.commit_nowait(metrics=metrics, user_data=user_data, timeout=timeout))
+
+    def discard(self) -> None:
+        self._draft.discard()
+
+    async def __aenter__(self) -> AsyncDraft:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.discard()
 
 
 class AsyncSubscriber:

@@ -7,9 +7,10 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from concurrent.futures import wait as wait_for
+from dataclasses import replace
 from typing import Any
 
-from broadcaster.protocol.errors import InvalidRequest, PayloadTooLarge
+from broadcaster.protocol.errors import InvalidPayload, InvalidRequest, PayloadTooLarge
 from broadcaster.protocol.limits import MAX_PAYLOAD
 from broadcaster.protocol.messages import Begin
 from broadcaster.protocol.names import check_name
@@ -20,9 +21,11 @@ from clients._driver import futures
 from clients._driver.loop import Driver
 from clients._driver.uploading import Upload
 from clients._sending import Sending
+from clients.codec.plan import TensorPlan
+from clients.draft import TIMEOUT, Draft
 
-TIMEOUT = 30.0
-"""Seconds that a publication may take, unless told otherwise."""
+__all__ = ["LOOK", "TIMEOUT", "Progress", "Publisher"]
+
 LOOK = 0.1
 """Seconds between two looks at how far an upload is, for `progress`."""
 
@@ -112,19 +115,42 @@ class Publisher:
         check_annotations(user_data=texts, metrics=numbers)
         plan = codec.plan(weights, self._cache)
         self._check_size(plan.size)
-        begin = Begin(
-            request_id=os.urandom(16),
-            namespace=self._namespace,
-            model_id=self.model_id,
+        begin = replace(
+            self._begin(plan.size, plan.content_type, archived=archived),
             upload_id=upload_id,
-            size=plan.size,
-            archived=bool(archived),
-            content_type=plan.content_type,
             user_data=texts,
             metrics=numbers,
             creation_timestamp=time.time_ns(),
         )
         return self._sending.snapshot(begin, plan, deadline, timeout, ahead=ahead)
+
+    def draft(self, layout: object, *, archived: bool = False) -> Draft:
+        """Memory for the next version, for weights that are computed straight into it: on the broadcaster's host that is the
+        shared memory which the actors will read, so nothing is copied at all.
+
+        `layout` is a tree of arrays or tensors as `publish` takes it; only structure, shapes, dtypes and Python numbers are read,
+        and where they are unchanged nothing is laid out again. The contents are whatever was there before.
+
+        Raises InvalidPayload, PayloadTooLarge, BudgetExceeded, NoSpace, StoreError, AccessDenied.
+        """
+        self._driver.check()
+        plan = codec.plan(layout, self._cache)
+        if not isinstance(plan, TensorPlan):
+            raise InvalidPayload(where="layout", reason="a draft is of tensors: bytes and files are published")
+        self._check_size(plan.size)
+        begin = self._begin(plan.size, plan.content_type, archived=archived)
+        return Draft(self, self._driver, self._sending, begin, plan.layout, layout)
+
+    def _begin(self, size: int, content_type: str, *, archived: bool) -> Begin:
+        return Begin(
+            request_id=os.urandom(16),
+            namespace=self._namespace,
+            model_id=self.model_id,
+            upload_id=os.urandom(16),
+            size=size,
+            archived=bool(archived),
+            content_type=content_type,
+        )
 
     def _check_size(self, size: int) -> None:
         welcome = self._driver.welcome

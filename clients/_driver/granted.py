@@ -66,6 +66,12 @@ class SlotUpload(Upload):
         """Nobody writes to the slot any more, whether the payload is whole or not."""
         self._writing = False
 
+    def keep(self) -> bool:
+        """It is wanted, however long it takes until it is settled. False when it has been given up."""
+        with self._changed:
+            self._until = math.inf
+            return not self.over and self.has_slot
+
     def settle(self, last: Begin, ended: Ended, deadline: float, timeout: float) -> bool:
         """What was not known when it was begun: user data, metrics and time as `last` has them, and until when it has time. False
         when it has been given up."""
@@ -84,6 +90,10 @@ class SlotUpload(Upload):
     def acknowledged(self) -> int:
         """Bytes that the broadcaster has, as far as is known."""
         return self._filled if self._chunks is None else self._chunks.acknowledged
+
+    @property
+    def grant(self) -> Grant | None:
+        return self._machine.grant
 
     @property
     def through_slot(self) -> bool:

@@ -49,6 +49,10 @@ class Upload(ABC):
         self._timeout = timeout
         self._paused_until: float | None = None
 
+    def written(self) -> None:
+        """Nobody writes to the payload's memory any more."""
+        return
+
     @property
     @abstractmethod
     def acknowledged(self) -> int:

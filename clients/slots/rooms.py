@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import fcntl
 import mmap
 import os
 import threading
+import weakref
 from collections import OrderedDict
 from typing import NamedTuple
 
-from broadcaster.protocol.slot import HEADER
+import numpy as np
+import numpy.typing as npt
+
+from broadcaster.protocol.slot import HEADER, parse_slot_header
 from clients.slots.directory import SlotDirectory, SlotsUnusable
 
 KEEP = 64
@@ -53,6 +58,25 @@ class Rooms:
             while len(self._mapped) > self._keep:
                 self._mapped.popitem(last=False)
         return memoryview(mapped.memory)[HEADER : HEADER + size]
+
+    def hold(self, directory: SlotDirectory, name: str, generation: int, root: npt.NDArray[np.uint8]) -> bool:
+        """A version was committed in the slot under `root`, and stays so while views of that live; False when it left."""
+        try:
+            fd = directory.open(name, root.nbytes, writable=False)
+        except SlotsUnusable:
+            return False
+        try:
+            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            # From here on the slot is given to no writer: what its header says stays true.
+            header = parse_slot_header(os.pread(fd, HEADER, 0))
+            held = header is not None and header.generation == generation
+        except OSError:
+            held = False
+        if not held:
+            os.close(fd)
+            return False
+        weakref.finalize(root, os.close, fd).atexit = False
+        return True
 
     def sweep(self, directory: SlotDirectory | None) -> None:
         """Lets go of slots that were unlinked, whose memory is in use for as long as they are mapped."""

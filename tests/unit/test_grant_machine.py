@@ -97,6 +97,11 @@ def test_a_lost_begin_or_a_lost_grant_is_asked_for_again() -> None:
     assert machine.state is State.FILLING
 
 
+def test_nothing_is_asked_again_that_was_not_asked_yet() -> None:
+    machine = SlotUploader(BEGIN)
+    assert machine.deadline is None and machine.expire(1e9) == []
+
+
 def test_a_payload_that_was_whole_before_the_grant_is_committed_with_it() -> None:
     machine = begun()
     assert machine.finish("d", 0.0) == []

@@ -14,6 +14,7 @@ same payload goes on under the same upload id, with an `Uploader` and from the b
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from enum import Enum
@@ -58,7 +59,8 @@ class SlotUploader:
         self._commit: Commit | None = None
         self._retry = retry
         self._keep = keep
-        self._since = 0.0
+        self._since = math.inf
+        """When something was said last."""
 
     @property
     def over(self) -> bool:
@@ -146,7 +148,7 @@ class SlotUploader:
     @property
     def deadline(self) -> float | None:
         """When `expire` wants to be called."""
-        if self.over:
+        if self.over or self._since == math.inf:
             return None
         return self._since + (self._keep if self.state is SlotUploaderState.FILLING else self._retry)
 
