@@ -61,7 +61,7 @@ class Meter:
 def chunks(*, actors: int, rounds: int) -> Result:
     """Uploads of 64 MiB, to nobody or to an actor."""
     with Broadcaster("--memory-budget", "2GiB") as broadcaster, Group() as group:
-        learner = group.start("benchmarks.learner", broadcaster.url, "policy")
+        learner = group.start("benchmarks.learner", broadcaster.url, "policy", "--remote")
         learner.up()
         learner.ask(do="prepare", size=SIZE)
         following = group.many(actors, "benchmarks.actor", "newest", broadcaster.url, "policy")
@@ -106,7 +106,7 @@ def _floor() -> float:
 def small(*, actors: int, seconds: float) -> Result:
     """Versions of 1 KiB, one after the other, to nobody or to actors that read each."""
     with Broadcaster() as broadcaster, Group() as group:
-        learner = group.start("benchmarks.learner", broadcaster.url, "policy")
+        learner = group.start("benchmarks.learner", broadcaster.url, "policy", "--remote")
         learner.up()
         following = group.many(actors, "benchmarks.actor", "every", broadcaster.url, "policy")
         probe(learner, following, do="probe", size=SMALL)
@@ -130,7 +130,7 @@ def profile(*, seconds: int) -> None:
         Result(question="broker_cost", case="profile", what="left out: py-spy is not installed", unit="").emit()
         return
     with Broadcaster("--memory-budget", "2GiB") as broadcaster, Group() as group, tempfile.TemporaryDirectory() as place:
-        learner = group.start("benchmarks.learner", broadcaster.url, "policy")
+        learner = group.start("benchmarks.learner", broadcaster.url, "policy", "--remote")
         learner.up()
         following = group.many(1, "benchmarks.actor", "newest", broadcaster.url, "policy")
         number = 0

@@ -1,22 +1,21 @@
-"""How long until the last of N actors has a published version, over TCP chunks, against plain ZeroMQ through its C proxy?
+"""How long until the last of N actors on other hosts has a version, over TCP chunks, against plain ZeroMQ through its C proxy?
 
     python -m benchmarks.fanout [--quick]
 
-Both arms run side by side and take turns, round by round; the next version is published when all actors have the last one.
+All are on this host, but use no slots, as between hosts. Both arms run side by side and take turns, round by round; the next
+version is published when all actors have the last one.
 """
 
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass, field
-from typing import Any
 
+from benchmarks.arm import Arm, ours, require
 from benchmarks.payload import MIB, size_name
-from benchmarks.processes import Broadcaster, Child, Failed, Group, exit_on_sigterm, probe
+from benchmarks.peers import zmq_proxy
+from benchmarks.processes import Broadcaster, Group, exit_on_sigterm
 from benchmarks.result import Result, Spread
-from benchmarks.usage import GIB, Cpu, cpu_of
 
-PEER = "pyzmq, 1 MiB messages, zmq.proxy"
 CASES = [(size * MIB, actors) for size in (1, 16, 64) for actors in (1, 4, 16)]
 QUICK = [(MIB, 1), (MIB, 16), (16 * MIB, 4), (64 * MIB, 1), (64 * MIB, 16)]
 WARM_UP = 12
@@ -26,76 +25,12 @@ ROUNDS = {1: 200, 16: 30, 64: 20}
 LARGE, BEST, GOOD = 64 * MIB, 1.25, 1.4
 
 
-@dataclass
-class Arm:
-    """One side of a comparison: who publishes, who stands in the middle, who receives; and what was measured."""
-
-    learner: Child
-    middle: list[int]
-    actors: list[Child]
-    wishes: dict[str, Any]
-    latency: list[float] = field(default_factory=list)
-    copied: list[float] = field(default_factory=list)
-    blocked: list[float] = field(default_factory=list)
-    delivery: str = ""
-    _before: list[Cpu] = field(default_factory=list)
-
-    def round(self, number: int) -> None:
-        """Publishes once and waits for all. Raises Failed when an actor got something else."""
-        said = self.learner.ask(number=number, **self.wishes)
-        heard = [actor.read() for actor in self.actors]
-        if any(one["stamp"] != number for one in heard):
-            raise Failed(f"round {number}: the actors have {sorted({one['stamp'] for one in heard})}")
-        self.latency.append((max(one["at"] for one in heard) - said["start"]) / 1e6)
-        self.copied.append(said["copied"] / 1e6)
-        self.blocked.append(said.get("done", said["copied"]) / 1e6)
-        self.delivery = heard[0].get("delivery", "")
-
-    def _cpu(self) -> list[Cpu]:
-        return [cpu_of([self.learner.pid]), cpu_of(self.middle), cpu_of(actor.pid for actor in self.actors)]
-
-    def count_from_here(self) -> None:
-        """What was measured so far was the warm-up."""
-        for values in (self.latency, self.copied, self.blocked):
-            values.clear()
-        self._before = self._cpu()
-
-    def cpu_per_gib(self, size: int) -> dict[str, Any]:
-        """Seconds of processor time for each GiB that reached an actor: all, and learner / middle / actors."""
-        delivered = size * len(self.actors) * len(self.latency) / GIB
-        used = [after - before for after, before in zip(self._cpu(), self._before, strict=True)]
-        names = ("learner", "middle", "actors")
-        parts = {name: one.parts(delivered) for name, one in zip(names, used, strict=True)}
-        return {"all": sum(one.total for one in used) / delivered, **parts}
-
-    def cores_busy(self) -> float:
-        """Processors that were at work on average while a version was on its way."""
-        used = sum((after - before).total for after, before in zip(self._cpu(), self._before, strict=True))
-        return used / (sum(self.latency) / 1e3)
-
-
-def ours(group: Group, broadcaster: Broadcaster, size: int, actors: int) -> Arm:
-    learner = group.start("benchmarks.learner", broadcaster.url, "policy")
-    learner.up()
-    learner.ask(do="prepare", size=size)
-    following = group.many(actors, "benchmarks.actor", "newest", broadcaster.url, "policy")
-    return Arm(learner, broadcaster.pids, following, {"do": "publish", "size": size})
-
-
-def theirs(group: Group, size: int, actors: int) -> Arm:
-    proxy = group.start("benchmarks.peers.zmq_proxy", "proxy")
-    addresses = proxy.up()
-    publisher = group.start("benchmarks.peers.zmq_proxy", "publisher", addresses["upload"], size)
-    publisher.up()
-    following = group.many(actors, "benchmarks.peers.zmq_proxy", "subscriber", addresses["push"], size)
-    probe(publisher, following, number=0)
-    return Arm(publisher, [proxy.pid], following, {})
-
-
 def measure(size: int, actors: int, rounds: int) -> Result:
     with Broadcaster("--memory-budget", "2GiB") as broadcaster, Group() as group:
-        mine = ours(group, broadcaster, size, actors)
-        peer = theirs(group, size, actors)
+        mine = ours(group, broadcaster, actors, remote=True)
+        peer = zmq_proxy.start(group, actors)
+        for arm in (mine, peer):
+            arm.resize(size)
         read_before = 0.0
         for number in range(1, WARM_UP + rounds + 1):
             if number == WARM_UP + 1:
@@ -108,8 +43,7 @@ def measure(size: int, actors: int, rounds: int) -> Result:
 
 
 def _result(size: int, actors: int, mine: Arm, peer: Arm, read: float) -> Result:
-    if mine.delivery != "chunks":
-        raise Failed(f"the actors were served by {mine.delivery}, and chunks are what this is about")
+    require(mine, "chunks")
     own, other = Spread.of(mine.latency), Spread.of(peer.latency)
     target, ratio = (BEST if size >= LARGE else GOOD), own.median / other.median
     busy, busy_peer = mine.cores_busy(), peer.cores_busy()
@@ -119,7 +53,7 @@ def _result(size: int, actors: int, mine: Arm, peer: Arm, read: float) -> Result
         what="publish to ready at the last of N actors",
         unit="ms",
         ours=own,
-        peer=PEER,
+        peer=zmq_proxy.NAME,
         theirs=other,
         ratio=ratio,
         target=f"<= {target}",

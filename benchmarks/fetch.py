@@ -52,7 +52,7 @@ class Arm:
 def archive(broadcaster: Broadcaster) -> None:
     """Puts one version into the archive, and takes it out of memory."""
     with Group() as group:
-        learner = group.start("benchmarks.learner", broadcaster.url, "policy")
+        learner = group.start("benchmarks.learner", broadcaster.url, "policy", "--remote")
         learner.up()
         learner.ask(do="publish", size=SIZE, form="bytes", archived=True)
     broadcaster.restart()

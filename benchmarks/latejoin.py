@@ -21,7 +21,7 @@ ROUNDS, WARM_UP = 30, 2
 def measure(broadcaster: Broadcaster, size: int, rounds: int) -> Result:
     model = f"policy-{size}"
     with Group() as group:
-        learner = group.start("benchmarks.learner", broadcaster.url, model)
+        learner = group.start("benchmarks.learner", broadcaster.url, model, "--remote")
         learner.up()
         learner.ask(do="publish", size=size)
         joiner = group.start("benchmarks.actor", "join", broadcaster.url, model)

@@ -87,7 +87,7 @@ def measure(publishes: int) -> None:
 def _learners(group: Group, broadcaster: Broadcaster) -> dict[str, Child]:
     learners = {}
     for model, size in (("large", SIZE), ("medium", MEDIUM), ("small", SMALL)):
-        learners[model] = group.start("benchmarks.learner", broadcaster.url, model)
+        learners[model] = group.start("benchmarks.learner", broadcaster.url, model, "--remote")
         learners[model].up()
         learners[model].ask(do="prepare", size=size)
     return learners

@@ -10,6 +10,8 @@ from clients import codec
 
 MIB = 1 << 20
 TENSORS = 4
+LAST = 1 << 23
+"""The number of the last round of a stream: exact as a float32, and higher than any other."""
 
 _POLICY = struct.Struct("<QQQ?")
 

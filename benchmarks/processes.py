@@ -12,11 +12,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NoReturn, Self, TextIO
 
 from benchmarks.usage import cpu_of
 from clients import connect
@@ -26,8 +27,13 @@ START = 60.0
 """Seconds that a process may take until it is up: sixteen of them share the processors."""
 ANSWER = 60.0
 """Seconds that one answer may take."""
-END = 10.0
+END = 30.0
 """Seconds that a process may take to end after SIGTERM."""
+
+SHARED = Path("/dev/shm")
+"""Where shared memory is."""
+NOWHERE = "/nonexistent"
+"""A slot directory that no host has: a client that is told of it works as one on another host does."""
 
 _LIBC = ctypes.CDLL(None)
 _PR_SET_PDEATHSIG = 1
@@ -95,6 +101,46 @@ class Child:
                     continue
 
 
+class Member:
+    """One process of a herd: heard and signalled as a child is, but not told anything."""
+
+    def __init__(self, herd: Herd, who: int) -> None:
+        self._herd = herd
+        self._who = who
+        self.pid = 0
+
+    def read(self, timeout: float = ANSWER) -> dict[str, Any]:
+        """The next line that it says. Raises Failed when one of the herd ends, or this one says nothing in `timeout` seconds."""
+        return self._herd.read_from(self._who, timeout)
+
+    def signal(self, number: int) -> None:
+        os.kill(self.pid, number)
+
+
+class Herd(Child):
+    """Many processes that run one module: forked from one that has imported it, because imports are what takes long."""
+
+    def __init__(self, count: int, module: str, *arguments: object) -> None:
+        super().__init__("benchmarks.herd", count, module, *arguments)
+        self.members = [Member(self, who) for who in range(count)]
+        self._heard: list[deque[dict[str, Any]]] = [deque() for _ in range(count)]
+
+    def read_from(self, who: int, timeout: float) -> dict[str, Any]:
+        deadline = time.monotonic() + timeout
+        while not self._heard[who]:
+            line = self.read(max(0.0, deadline - time.monotonic()))
+            self._heard[line.pop("who")].append(line)
+        return self._heard[who].popleft()
+
+    def all_up(self) -> list[Member]:
+        """Waits until each has said so."""
+        for member in self.members:
+            member.pid = member.read(START)["pid"]
+        for member in self.members:
+            member.read(START)
+        return self.members
+
+
 class Group:
     """Children that end together, at the end of the `with` block."""
 
@@ -114,6 +160,12 @@ class Group:
             child.up()
         return children
 
+    def herd(self, count: int, module: str, *arguments: object) -> list[Member]:
+        """Starts some that are alike and are told nothing, and waits until all are up."""
+        herd = Herd(count, module, *arguments)
+        self.children.append(herd)
+        return herd.all_up()
+
     def __enter__(self) -> Self:
         return self
 
@@ -125,7 +177,7 @@ class Group:
             child.close()
 
 
-def probe(sender: Child, listeners: list[Child], **wish: object) -> None:
+def probe(sender: Child, listeners: Sequence[Child | Member], **wish: object) -> None:
     """Sends until every listener has said that it heard something: a subscription needs time to reach its sender."""
     for listener in listeners:
         deadline = time.monotonic() + START
@@ -144,9 +196,8 @@ class Broadcaster:
 
     def __init__(self, *options: object) -> None:
         self._home = Path(tempfile.mkdtemp(prefix="broadcaster-bench-"))
-        shared = Path("/dev/shm")
         # Short, because the path of an ipc socket has 107 bytes at most.
-        self.slot_dir = Path(tempfile.mkdtemp(prefix="mb-bench-", dir=shared if os.access(shared, os.W_OK) else None))
+        self.slot_dir = Path(tempfile.mkdtemp(prefix="mb-bench-", dir=SHARED if os.access(SHARED, os.W_OK) else None))
         self.archive_dir = self._home / "archive"
         self._options = [str(option) for option in options]
         self._ready: dict[str, Any] = {}
@@ -238,10 +289,33 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 # --- the other side: inside a child ----------------------------------------------------------------------------------
 
 
+_place: dict[str, int] = {}
+"""Which of a herd this is, as every line says then."""
+_answers: TextIO = sys.stdout
+
+
+def be_member(who: int) -> None:
+    """From here on this process is one of a herd; the first thing it says is its process id."""
+    _place["who"] = who
+    say(pid=os.getpid())
+
+
+def who() -> int:
+    """Its number in the herd, from 0."""
+    return _place["who"]
+
+
+def print_elsewhere() -> None:
+    """Sends what libraries print to stderr from here on: the pipe to the parent is for answers."""
+    global _answers
+    _answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+
+
 def say(**facts: object) -> None:
-    """One line to the parent."""
-    sys.stdout.write(json.dumps(facts) + "\n")
-    sys.stdout.flush()
+    """One line to the parent. A herd shares its pipe: a line of less than 4096 bytes comes in one piece."""
+    _answers.write(json.dumps({**facts, **_place}) + "\n")
+    _answers.flush()
 
 
 def end_with_parent(number: int = signal.SIGKILL) -> None:
@@ -256,4 +330,9 @@ def told() -> Iterator[dict[str, Any]]:
 
 def exit_on_sigterm() -> None:
     """Makes SIGTERM end this process as an exception does, so that everything it started ends too."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+
+    def leave(*_: object) -> NoReturn:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # A second one would end what ends the others.
+        sys.exit(143)
+
+    signal.signal(signal.SIGTERM, leave)

@@ -28,7 +28,7 @@ def fill(broadcaster: Broadcaster) -> int:
     """Publishes until every table that forgets its oldest has something to forget. Returns how many versions there were."""
     count = 0
     with Group() as group:
-        learner = group.start("benchmarks.learner", broadcaster.url, "filling")
+        learner = group.start("benchmarks.learner", broadcaster.url, "filling", "--remote")
         learner.up()
         while count < FILL:
             count += int(learner.ask(do="flood", size=SIZE, seconds=1)["count"]) + 1
@@ -40,7 +40,7 @@ def paced(*, quick: bool) -> None:
     count = RATE * (5 if quick else SECONDS)
     with Broadcaster() as broadcaster, Group() as group:
         filled = 0 if quick else fill(broadcaster)
-        learner = group.start("benchmarks.learner", broadcaster.url, "policy")
+        learner = group.start("benchmarks.learner", broadcaster.url, "policy", "--remote")
         learner.up()
         actors = group.many(ACTORS, "benchmarks.actor", "every", broadcaster.url, "policy")
         probe(learner, actors, do="probe", size=SIZE)
@@ -137,7 +137,7 @@ def flood(learners: int, seconds: float) -> Result:
 
 
 def _learner(group: Group, broadcaster: Broadcaster, number: int) -> Child:
-    learner = group.start("benchmarks.learner", broadcaster.url, "policy", "--number", number)
+    learner = group.start("benchmarks.learner", broadcaster.url, "policy", "--number", number, "--remote")
     learner.up()
     return learner
 

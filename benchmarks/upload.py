@@ -26,7 +26,7 @@ TENSORS, BYTES = "tensors", "bytes"
 
 def measure(rounds: int) -> None:
     with Broadcaster("--memory-budget", "2GiB") as broadcaster, Group() as group:
-        learner = group.start("benchmarks.learner", broadcaster.url, "policy")
+        learner = group.start("benchmarks.learner", broadcaster.url, "policy", "--remote")
         receiver = group.start("benchmarks.peers.raw_tcp", "receive", SIZE)
         sender = group.start("benchmarks.peers.raw_tcp", "send", receiver.up()["address"], SIZE)
         learner.up()

@@ -63,6 +63,11 @@ def _ticks(stat: str) -> tuple[float, float]:
     return int(fields[11]) / _TICK, int(fields[12]) / _TICK
 
 
+def minor_faults(pids: Iterable[int]) -> int:
+    """Pages that living processes have touched so far and that the kernel had to map first, without reading a disk."""
+    return sum(int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[7]) for pid in pids)
+
+
 def private_bytes(pid: int) -> int:
     """Memory that only this process has: Private_Clean + Private_Dirty of smaps_rollup; no library that others use.
 
