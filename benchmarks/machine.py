@@ -12,7 +12,7 @@ from pathlib import Path
 import zmq
 
 ROOT = Path(__file__).parent.parent
-PACKAGES = ("pyzmq", "msgpack", "xxhash", "numpy", "torch", "safetensors")
+PACKAGES = ("pyzmq", "msgpack", "xxhash", "numpy", "torch", "safetensors", "redis", "hiredis", "ray", "grpcio")
 
 
 def facts() -> dict[str, str]:
@@ -21,7 +21,7 @@ def facts() -> dict[str, str]:
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "machine": f"{os.cpu_count()} × {_processor()}, {_memory()}",
         "kernel": f"{platform.system()} {platform.release()}",
-        "versions": ", ".join([f"Python {platform.python_version()}", f"libzmq {zmq.zmq_version()}", *_packages()]),
+        "versions": ", ".join([f"Python {platform.python_version()}", f"libzmq {zmq.zmq_version()}", *_packages(), _redis()]),
         "commit": _commit(),
         "load before": f"{os.getloadavg()[0]:.2f} (one-minute average)",
     }
@@ -46,6 +46,14 @@ def _packages() -> list[str]:
         except PackageNotFoundError:
             found.append(f"{package} not installed")
     return found
+
+
+def _redis() -> str:
+    try:
+        said = subprocess.run(["redis-server", "--version"], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return "redis-server not installed"
+    return f"redis-server {said.stdout.partition('v=')[2].partition(' ')[0]}"
 
 
 def _commit() -> str:

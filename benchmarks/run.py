@@ -1,8 +1,8 @@
-"""Every benchmark, one after the other: JSON lines on stdout, a table in benchmarks/README.md.
+"""Every benchmark, one after the other: JSON lines on stdout, tables and pictures for benchmarks/README.md.
 
     python -m benchmarks.run [--quick] [--only fanout ...]
 
-`--quick` takes a minute or two, tells whether everything works, and leaves the README as it is.
+`--quick` takes a few minutes, tells whether everything works, and leaves README and pictures as they are.
 """
 
 from __future__ import annotations
@@ -16,10 +16,15 @@ import threading
 import time
 from pathlib import Path
 
-from benchmarks import machine, table
+from benchmarks import machine, plots, table
 from benchmarks.processes import END, ROOT, exit_on_sigterm
 
 QUESTIONS: dict[str, tuple[list[str], list[str]]] = {
+    "host": ([], ["--quick"]),
+    "blocking": ([], ["--quick"]),
+    "goodput": ([], ["--quick"]),
+    "faults": ([], ["--quick"]),
+    "scaling": ([], ["--quick"]),
     "fanout": ([], ["--quick"]),
     "upload": ([], ["--quick"]),
     "fetch": ([], ["--quick"]),
@@ -34,6 +39,7 @@ QUESTIONS: dict[str, tuple[list[str], list[str]]] = {
 LIMIT = 400.0
 """Seconds that one question may take."""
 README = Path(__file__).with_name("README.md")
+PLOTS = README.with_name("plots")
 
 
 def ask(name: str, arguments: list[str]) -> tuple[list[table.Row], str]:
@@ -81,6 +87,13 @@ def _end(process: subprocess.Popen[str]) -> None:
             process.wait()
 
 
+def _pictures(directory: Path, answers: dict[str, list[table.Row]]) -> str:
+    try:
+        return plots.lines(plots.write(directory, answers), PLOTS.name)
+    except ImportError:
+        return "No pictures: matplotlib is not installed (pip install matplotlib)."
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a smoke run: its numbers mean nothing")
@@ -100,11 +113,11 @@ def main() -> None:
             failures[name] = failure
         print(f"{name}: {time.monotonic() - begun:.0f} s{', failed: ' + failure if failure else ''}", file=sys.stderr)
     facts["duration"] = f"{time.monotonic() - started:.0f} s"
-    text = table.render(facts, answers, failures)
     if arguments.quick or arguments.only:
-        print(text, file=sys.stderr)
+        with tempfile.TemporaryDirectory() as place:
+            print(table.render(facts, answers, failures, _pictures(Path(place), answers)), file=sys.stderr)
     else:
-        table.write(README, text)
+        table.write(README, table.render(facts, answers, failures, _pictures(PLOTS, answers)))
     sys.exit(1 if failures else 0)
 
 

@@ -21,15 +21,60 @@ def write(readme: Path, text: str) -> None:
     readme.write_text(f"{before}{BEGIN}\n\n{text}\n{END}{after}")
 
 
-def render(machine: Mapping[str, str], questions: Mapping[str, list[Row]], failures: Mapping[str, str]) -> str:
-    """Everything: the machine, then a part for each question by name, with what failed in it."""
-    parts = [_grid(("", ""), [(name, value) for name, value in machine.items()])]
+def render(
+    machine: Mapping[str, str], questions: Mapping[str, list[Row]], failures: Mapping[str, str], pictures: str = ""
+) -> str:
+    """Everything: the machine, what had a target, pictures, then a part for each question by name, with what failed in it."""
+    parts = [_grid(("", ""), [(name, value) for name, value in machine.items()]), *_targets(questions), pictures]
     for name, rows in questions.items():
         parts += [f"### {name}", _asked(name)]
         if name in failures:
             parts.append(f"**Failed:** {failures[name]}")
-        parts += _own(rows) if any("question" in row for row in rows) else [_foreign(rows)]
+        if _has_many_peers(rows):
+            parts += _pivot(rows)
+        else:
+            parts += _own(rows) if any("question" in row for row in rows) else [_foreign(rows)]
     return "\n".join(f"{part}\n" for part in parts if part)
+
+
+def _targets(questions: Mapping[str, list[Row]]) -> list[str]:
+    """Every figure of which something was asked, in one table."""
+    aimed = [row for rows in questions.values() for row in rows if "target" in row]
+    if not aimed:
+        return []
+    lines = [
+        (row["question"], row["case"], _figure(row), row.get("peer", ""), row["target"], _COLUMNS["met"](row)) for row in aimed
+    ]
+    met = sum(row.get("met") is True for row in aimed)
+    heads = ("question", "case", "figure", "against", "target", "met")
+    return [f"### Targets: {met} of {len(aimed)} are met", _grid(heads, lines)]
+
+
+def _figure(row: Row) -> str:
+    own = f"{_number(row['ours']['median'])} {row['unit']}".strip()
+    if "ratio" not in row:
+        return own
+    return f"{_number(row['ratio'])} ({own} to {_number(row['theirs']['median'])})"
+
+
+def _has_many_peers(rows: list[Row]) -> bool:
+    cases = [row["case"] for row in rows if "theirs" in row]
+    return any(cases.count(case) > 2 for case in cases)
+
+
+def _pivot(rows: list[Row]) -> list[str]:
+    """A line for each case, a column for each peer."""
+    measured = [row for row in rows if "theirs" in row]
+    peers = list(dict.fromkeys(row["peer"] for row in measured))
+    cases: dict[str, dict[str, str]] = {}
+    for row in measured:
+        cells = cases.setdefault(row["case"], {"ours": _spread(row["ours"], row["unit"])})
+        cells[row["peer"]] = _spread(row["theirs"], row["unit"])
+    grid = _grid(
+        ("case", "ours", *peers), [(case, *(cells.get(name, "") for name in ("ours", *peers))) for case, cells in cases.items()]
+    )
+    what = measured[0]["what"]
+    return [f"{what[:1].upper()}{what[1:]}.", grid, *(f"{row['case']}: {row['what']}." for row in rows if "ours" not in row)]
 
 
 def _asked(name: str) -> str:
