@@ -4,7 +4,7 @@
 #   make test         all tests, except the fault tests that take minutes
 #   make test-fault   all fault tests, those that take minutes too
 #   make check        ruff, mypy --strict, the layer rule
-#   make bench        every benchmark, one JSON line per result
+#   make bench        every benchmark, one JSON line per result; installs what it measures against
 #   make lock         requirements.lock again, with the newest versions
 #   make clean        removes .venv, caches and build output; never an archive
 #
@@ -14,6 +14,7 @@ SHELL := /bin/sh
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+PEERS := $(VENV)/.peers
 VERSION_OF := -c 'import platform; print(platform.python_version())'
 
 .PHONY: demo test test-fault check bench lock clean install
@@ -87,7 +88,14 @@ check: $(STAMP)
 	@echo "layers"
 	@$(BIN)/python -m pytest -q tests/test_layers.py
 
-bench: $(STAMP)
+# torch: the build for processors is enough; pip takes the default one unless one is there already.
+$(PEERS): pyproject.toml $(STAMP)
+	@echo "installing the peers of the benchmarks into $(VENV)"
+	@if $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation -e '.[bench]'; then touch $(PEERS); \
+	else echo "not all of them could be installed: the table will name those that are missing" >&2; fi
+
+bench: $(STAMP) $(PEERS)
+	@command -v redis-server >/dev/null || echo "redis-server is missing, a peer: apt-get install redis-server" >&2
 	@$(BIN)/python -m benchmarks.run
 
 lock: $(STAMP)
