@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("broadcaster.serve")
 
+_DESCRIPTORS = 1 << 20
+
 
 # Values are taken as they come: Settings checks all of them together, so that all mistakes are told at once.
 @click.command(cls=Command)
@@ -193,11 +195,12 @@ def _lives(pid: int) -> bool:
 
 
 def _allow_descriptors() -> None:
-    """As many as this user may have: every slot takes two, every connection one."""
+    """As many as this user may have, within reason: every slot takes two, every connection one."""
     allowed, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if allowed != most:
+    wanted = _DESCRIPTORS if most == resource.RLIM_INFINITY else min(most, _DESCRIPTORS)
+    if allowed != resource.RLIM_INFINITY and allowed < wanted:
         with contextlib.suppress(OSError, ValueError):  # macOS says "unlimited" and means a number that it does not tell.
-            resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
 
 
 def _fill_standard_descriptors() -> None:

@@ -273,16 +273,31 @@ def test_lost_slots_are_watched_up_to_a_number(directory: Path) -> None:
     pool.close()
 
 
-def test_a_grant_looks_at_a_handful_of_pinned_slots_only(pool: SlotPool) -> None:
-    slots, looks = [granted(pool, INLINE + 1) for _ in range(8)], []
+class Watched(Frame):
+    """A frame that is not done yet, and counts who asks."""
+
+    asked = 0
+
+    @property
+    def done(self) -> bool:
+        Watched.asked += 1
+        return False
+
+    @done.setter
+    def done(self, done: bool) -> None:
+        assert not done
+
+
+def test_a_grant_looks_at_a_handful_of_pinned_slots_only(directory: Path) -> None:
+    pool = SlotPool(directory, budget=256 * MIB)
+    slots = [granted(pool, INLINE + 1) for _ in range(30)]
     for slot in slots:
-        slot.lend(Frame())
-    pool.pinned_limit = pool.budget
-    for slot in slots:
+        slot.lend(Watched())
         pool.release(slot)
-        slot.free = lambda: looks.append(1) is not None  # type: ignore[method-assign]
+    before, pinned = Watched.asked, pool.pinned_slots
     granted(pool, INLINE + 1)
-    assert 0 < len(looks) <= 8
+    assert pinned == 30 and 0 < Watched.asked - before <= 8
+    pool.close()
 
 
 def test_a_withdrawn_slot_is_unlinked_and_its_writer_writes_for_nobody(pool: SlotPool) -> None:
