@@ -513,6 +513,30 @@ def test_chunks_of_a_granted_upload_are_pushed_while_it_is_filled(
     assert peer.stats()["chunks_pushed"] == 4 * 6
 
 
+def test_a_slot_that_a_stalled_subscriber_still_gets_chunks_from_is_not_written_over(
+    broadcaster: Broadcaster, peer: BarePeer
+) -> None:
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    stalled = context.socket(zmq.SUB)
+    stalled.rcvhwm, stalled.rcvbuf, stalled.linger = 1, 64 << 10, 0
+    stalled.connect(broadcaster.ready["push"])
+    for topic in (b"default/policy\0c", b"default/policy\0e"):
+        stalled.subscribe(topic)
+    wait_until(lambda: peer.stats()["subscriptions"] == 1, "the subscription is there")
+    payload = random.Random(9).randbytes(24 * MIB)
+    first = Writer(peer, broadcaster.slot_dir, payload)
+    assert first.publish().kind == "done"
+    assert peer.ask("delete-version", model_id="policy", number=1).kind == "deleted"
+    assert peer.stats()["slots_pinned"] == 1, "this test is about frames that wait"
+    second = Writer(peer, broadcaster.slot_dir, bytes(24 * MIB), model="other")
+    assert second.publish().kind == "done" and second.slot != first.slot
+    received = bytearray(len(payload))
+    assert [take_chunk(stalled, received) for _ in range(24)] == list(range(24)) and received == payload
+    stalled.close()
+    context.term()
+    wait_until(lambda: peer.stats()["slots_pinned"] == 0, "the slot is free")
+
+
 def take_chunk(socket: zmq.Socket[bytes], into: bytearray) -> int:
     """The index of the next chunk, put into its place; events are passed over."""
     while True:
