@@ -203,9 +203,16 @@ class SlotUpload(Upload):
             self._step(lambda: self._machine.finish(digest, now, **self._given), now)
 
     def _go_on_in_chunks(self, payload: memoryview, now: float) -> None:
-        plain = replace(self.begin, host_token=None)
         chunks = ChunkedUpload(
-            plain, payload, self._frames, self._send, self._chunks_ended, self._until, self._timeout, self.future
+            replace(self.begin, host_token=None),
+            payload,
+            self._frames,
+            self._send,
+            self._chunks_ended,
+            self._until,
+            self._timeout,
+            self.future,
+            eager=0,  # Until it has answered, the broadcaster may believe that what is committed is in the slot.
         )
         self._chunks = chunks
         chunks.filled(self._filled, now)

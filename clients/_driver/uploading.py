@@ -13,7 +13,7 @@ import zmq
 
 from broadcaster.protocol.errors import BroadcasterError, Busy, RequestTimeout, from_wire
 from broadcaster.protocol.frames import Buffer, Chunk
-from broadcaster.protocol.limits import CHUNK, RETRY
+from broadcaster.protocol.limits import CHUNK, EAGER, RETRY
 from broadcaster.protocol.machines.upload import Out, Uploader, UploaderState
 from broadcaster.protocol.messages import Begin, Credit, Done, Error, Message, Publish, Request
 from broadcaster.protocol.version import VersionInfo
@@ -109,12 +109,14 @@ class ChunkedUpload(Upload):
         deadline: float,
         timeout: float,
         future: Future[VersionInfo] | None = None,
+        eager: int = EAGER,
     ) -> None:
         super().__init__(begin, send, ended, deadline, timeout, future)
         self._received = 0
         self._payload = payload
         self._frames = frames
-        self._uploader = Uploader(begin, payload)
+        self._eager = eager
+        self._uploader = Uploader(begin, payload, eager=eager)
         self._filled = 0
         self._digest: str | None = None
 
@@ -160,7 +162,7 @@ class ChunkedUpload(Upload):
             return self.started
         if self._paused_until is not None:
             if now >= self._paused_until:
-                self._paused_until, self._uploader = None, Uploader(self.begin, self._payload)
+                self._paused_until, self._uploader = None, Uploader(self.begin, self._payload, eager=self._eager)
                 self.start(now)
             return False
         again = self._uploader.expire(now) if self.started else []

@@ -138,6 +138,22 @@ def test_a_client_that_is_closed_gives_back_what_nobody_writes_to() -> None:
     assert upload.wait_for_grant(0) is None, "nobody begins to write once it was taken back"
 
 
+def test_a_draft_that_is_being_written_to_is_not_sent_when_its_slot_is_withdrawn() -> None:
+    desk = Desk()
+    upload = SlotUpload(begin(), desk.send_upload, desk.line.ended, math.inf, math.inf, settled=False)
+    upload.ask(0.0)
+    answer(upload, Grant, slot="slot-1-00000000", generation=1)
+    assert upload.wait_for_grant(0) is not None
+    upload.use(memoryview(bytearray(SIZE)))
+    desk.kinds()
+    refused(upload, Aborted.code, model_id="policy", reason="no progress")
+    assert desk.kinds() == [] and not upload.over
+    assert upload.settle(upload.begin, desk.line.ended, 30.0, 30.0)
+    desk.line.begin(upload, None)
+    desk.whole(upload)
+    assert desk.kinds() == [Begin]
+
+
 def test_who_waits_for_a_slot_hears_at_once_that_there_is_none() -> None:
     desk = Desk()
     upload = desk.asked()
@@ -155,7 +171,9 @@ def test_a_payload_without_a_slot_goes_in_chunks_while_it_is_copied() -> None:
     assert upload.wait_for_grant(0.001) is None
     upload.in_chunks(memoryview(bytearray(SIZE)), Frames(), 0.0)
     upload.filled(CHUNK, 0.0)
-    assert desk.kinds() == [Begin, Chunk]
+    assert desk.kinds() == [Begin], "a commit that came alone would be one of what is in the slot"
+    answer(upload, Credit, received=0, until=3, rewind=True)
+    assert desk.kinds() == [Chunk]
     upload.finish("d", 0.0)
     assert desk.kinds() == [Chunk, Chunk, Commit]
     done(upload)
@@ -173,6 +191,8 @@ def test_what_is_in_a_withdrawn_slot_goes_in_chunks_from_there(late: bool) -> No
     else:
         refused(upload, Aborted.code, model_id="policy", reason="no progress")
         desk.whole(upload)
+    assert desk.sent[-1].host_token is None
+    answer(upload, Credit, received=0, until=3, rewind=True)
     sent, kinds = list(desk.sent), desk.kinds()
     assert kinds[-5:] == [Begin, Chunk, Chunk, Chunk, Commit]
     again = sent[-5]

@@ -51,7 +51,8 @@ class Uploader:
     When `state` is DONE, `version` is what came of it; when FAILED, `error` says why.
     """
 
-    def __init__(self, begin: Begin, payload: memoryview, *, retry: float = RETRY) -> None:
+    def __init__(self, begin: Begin, payload: memoryview, *, retry: float = RETRY, eager: int = EAGER) -> None:
+        """`eager` chunks may follow `begin` before its answer."""
         self.begin = begin
         self.state = UploaderState.BEGINNING
         self.version: VersionInfo | None = None
@@ -61,7 +62,7 @@ class Uploader:
         self._filled = 0
         self._digest: str | None = None
         self._next = 0
-        self._until = min(EAGER, self._chunks)
+        self._until = min(eager, self._chunks)
         self._retry = retry
         self._heard = 0.0
         self._again = False
