@@ -148,10 +148,11 @@ def test_a_draft_that_is_being_written_to_is_not_sent_when_its_slot_is_withdrawn
     desk.kinds()
     refused(upload, Aborted.code, model_id="policy", reason="no progress")
     assert desk.kinds() == [] and not upload.over
-    assert upload.settle(upload.begin, desk.line.ended, 30.0, 30.0)
+    assert upload.settle(replace(upload.begin, metrics={"a": 1.0}), desk.line.ended, 30.0, 30.0)
     desk.line.begin(upload, None)
     desk.whole(upload)
-    assert desk.kinds() == [Begin]
+    (again,) = desk.sent
+    assert again.metrics == {"a": 1.0} and again.host_token is None and again.budget_ms == 30_000
 
 
 def test_who_waits_for_a_slot_hears_at_once_that_there_is_none() -> None:

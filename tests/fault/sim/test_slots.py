@@ -195,10 +195,14 @@ def test_uploads_through_slots_end_with_one_version_each_whatever_the_links_do(s
     host = Host(random)
     hostile = random.random() < 0.4
     learners: list[HostLearner] = []
-    for _ in range(random.choice([1, 3, 5])):
-        learner = HostLearner(random, host, random.choice([640, 640, 1, 1300]), now)
+
+    def begin() -> None:
+        learner = HostLearner(random, host, random.choice([640, 640, 640, 1]), now)
         learner.out.faults = learner.back.faults = profile(random) if hostile else connection(random)
         learners.append(learner)
+
+    for _ in range(random.choice([1, 3, 5])):
+        begin()
     for _ in range(random.randrange(12)):
         now = run(host, learners, now, now + random.choice([0.01, 0.2, 1.5, 15.0]))
         match random.randrange(6):
@@ -207,9 +211,10 @@ def test_uploads_through_slots_end_with_one_version_each_whatever_the_links_do(s
                 for learner in learners:
                     learner.cut()
                 host.restart(now)
-            case 1:
+            case 1 | 2:
                 random.choice(learners).give_up(now)
-            case 2 | 3:
+                begin()  # Who gets the slot, if it is free.
+            case 3 | 4:
                 random.choice(learners).cut()
     for learner in learners:
         learner.out.faults = learner.back.faults = NONE
