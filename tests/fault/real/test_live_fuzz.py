@@ -17,7 +17,7 @@ from tests.bare_peer import BarePeer, digest, staged, wait_until
 from tests.broadcaster_process import BroadcasterProcess
 
 MIB = 1 << 20
-UPLOADS = [b"begin", b"publish", b"commit", b"abort"]
+UPLOADS = [b"begin", b"publish", b"commit", b"abort", b"filled"]
 REQUESTS = sorted(name for name, kind in KINDS.items() if issubclass(kind, Request))
 FULL = [0, 1, 10, 10, 65536, 65537, MIB, MIB + 1, 3 * MIB, 3 * MIB]
 """Sizes of payloads of zeros, whose digests are often right."""
@@ -45,7 +45,8 @@ INTERNAL = {"local-protocol-error", "protocol-error", "error", "store-corrupt", 
 class Fuzz:
     """Makes messages out of a seed."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, token: str) -> None:
+        """`token` is what a peer on the broadcaster's host knows."""
         self.rng = random.Random(seed)
         self.ids = [self.rng.randbytes(16) for _ in range(8)]
         self.said: set[bytes] = set()
@@ -81,6 +82,7 @@ class Fuzz:
             "alias": lambda: pick(["best", "x", "/", ""]),
             "expect": lambda: pick([0, 1, 2]),
             "metric": lambda: pick(["a", "z"]),
+            "host_token": lambda: pick([token, "", "x" * 32]),
             "mode": lambda: pick(["max", "min", "middle"]),
         }
 
@@ -126,14 +128,15 @@ class Fuzz:
 
 
 LAST = b"the last of them"
-USUAL = {"done", "credit", "version", "invalid-request", "remote-protocol-error", "digest-mismatch"}
+USUAL = {"done", "credit", "grant", "version", "invalid-request", "remote-protocol-error", "digest-mismatch"}
 """What a storm meets before it is over."""
 
 
 def storm(tmp_path: Path, seed: int, seconds: float) -> None:
     print(f"seed {seed}")
-    fuzz, rng = Fuzz(seed), random.Random(seed)
+    rng = random.Random(seed)
     with BroadcasterProcess(tmp_path / "broadcaster", options=["--memory-budget", "64MiB"]) as broadcaster:
+        fuzz = Fuzz(seed, (broadcaster.slot_dir / "token").read_text())
         with BarePeer(broadcaster.ready) as calm, BarePeer(broadcaster.ready) as wild:
             kept = rng.randbytes(3 * MIB)
             assert calm.publish("calm", kept, archived=True).kind == "done"
