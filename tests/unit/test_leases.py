@@ -312,6 +312,7 @@ def test_a_forked_child_keeps_the_lease_and_its_end_does_not_end_the_parents(des
     pid = os.fork()
     if pid == 0:
         try:
+            os.close(let)  # Else it would wait for itself, should the parent end first.
             del root
             gc.collect()  # The child's finalizer closes the child's descriptor, and unlocks nothing.
             os.write(told, b"1" if desk.files.leased(1) else b"0")
