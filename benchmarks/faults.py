@@ -56,7 +56,7 @@ def _faults(name: str, counts: list[float]) -> Result:
         question="faults",
         case=name,
         what=f"minor page faults for each version of {size_name(SIZE)}",
-        unit="",
+        unit="faults",
         ours=Spread.of(counts),
         target=f"mean < {MOST} (aim: 0)",
         met=mean < MOST,

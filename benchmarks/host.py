@@ -34,21 +34,24 @@ SIZES = {
     16: (SMALL, 64 << 10, MIB, 16 * MIB, LARGE, 256 * MIB),
     64: (SMALL, 64 << 10, MIB, LARGE),
 }
-QUICK = {4: (SMALL, MIB), 16: (SMALL, LARGE)}
+QUICK = {4: (SMALL, LARGE), 16: (LARGE,)}
+"""All peers in the first, none in the second."""
 OURS, LIMIT, ALONE = "ours", "one memcpy", "the same to 1 actor"
 READER = "maps the slot; the broadcaster has verified it for the host"
 WARM_UP, WARM_UP_PEER = 14, 2
 """Rounds that do not count: more than there are slots, so that all memory has been written before; peers keep two buffers."""
-SECONDS, LEAST, MOST = 1.2, 3, 100
+SECONDS, LEAST, MOST = 1.0, 3, 100
 """Seconds that one arm may take for the counted rounds of a case, and how many these are."""
+LEAST_OURS = 20
 MAPPING = {"ray", "file"}
+"""Peers whose readers have no memory of their own."""
 
 
 def left_out(name: str, size: int, actors: int) -> str:
     """Why a peer has no part in a case; empty when it has."""
     if actors >= 64 and name in ("ray", "gloo"):
         return "one interpreter with its library for each of 64 actors takes most of the memory and minutes to start"
-    if name not in MAPPING and size * actors > 1280 * MIB:
+    if name in PEERS and name not in MAPPING and size * actors > 1280 * MIB:
         return "each reader has buffers of its own: together they take many GiB, and a round takes seconds"
     return ""
 
@@ -110,8 +113,11 @@ def _warm_up(part: dict[str, Arm], *, quick: bool) -> dict[str, int]:
     for name, arm in part.items():
         for number in range(1, (WARM_UP_PEER if name in PEERS else WARM_UP) + 1):
             arm.round(number)
-        taken = percentile(arm.latency, 50) / 1e3
-        counts[name] = 3 if quick else min(max(round(SECONDS / taken), LEAST), MOST)
+            if name in PEERS and arm.latency[-1] > SECONDS * 1e3:
+                break
+        taken = percentile(arm.latency[-3:], 50) / 1e3
+        least = LEAST if name in PEERS else LEAST_OURS
+        counts[name] = LEAST if quick else min(max(round(SECONDS / taken), least), MOST)
         arm.count_from_here()
     return counts | {name: counts[OURS] for name in (LIMIT, ALONE) if name in counts}
 
@@ -179,7 +185,7 @@ def main() -> None:
     peers = gaps(list(PEERS) if arguments.peer is None else arguments.peer, groups)
     for actors, sizes in groups.items():
         with Broadcaster("--memory-budget", "4GiB") as broadcaster, Group() as group:
-            taking = arms(group, broadcaster, actors, peers)
+            taking = arms(group, broadcaster, actors, [] if arguments.quick and actors > 4 else peers)
             for size in sizes:
                 case(taking, size, actors, quick=arguments.quick)
 

@@ -24,7 +24,7 @@ from benchmarks.shared import Shared
 from clients import connect
 
 TIMEOUT = 60.0
-TOGETHER = 100
+TOGETHER = 16
 """Models that are published at a time."""
 
 

@@ -91,9 +91,9 @@ def known(steps: tuple[tuple[int, int], ...], *, quick: bool) -> None:
             filling.ask(FILL, do="models", count=models, each=each - have, size=TINY)
             have = each
             _rounds(arms, MEDIUM, 5 if quick else ROUNDS[MEDIUM])
-            words = f"{models} models, {models * each} versions"
+            words = f"{models:,} models, {models * each:,} versions"
             result = _beside(words, *arms, "an empty broadcaster, at the same time", count=models * each, size=MEDIUM)
-            result.details["versions_in_memory"] = full.stats()["memory_versions"]
+            result.details.update({f"{name}_known": int(full.stats()[name]) for name in ("models", "versions")})
             result.emit()
 
 
@@ -120,8 +120,8 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="few rounds: whether it works, not how fast it is")
     quick = parser.parse_args().quick
     exit_on_sigterm()
-    actors((1, 16) if quick else ACTORS, quick=quick)
-    connections((1, 100) if quick else CONNECTIONS, quick=quick)
+    actors((1, 4) if quick else ACTORS, quick=quick)
+    connections((1, 40) if quick else CONNECTIONS, quick=quick)
     known(((200, 1), (200, 5)) if quick else KNOWN, quick=quick)
 
 
