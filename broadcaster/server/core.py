@@ -78,7 +78,6 @@ class Core:
         self.slot_directory = directory
         lock = open_slot_directory(directory)
         self._closing.append(lambda: os.close(lock))
-        _warn_of_disk(directory)
         if own:
             self._closing.append(lambda: shutil.rmtree(directory, ignore_errors=True))
         context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
@@ -94,6 +93,7 @@ class Core:
         self.loop = Loop(channels)
         self._closing.append(self.loop.close)
         self._compose(archive, SlotPool(directory, retention.budget), retention, directory)
+        _warn_of_disk(directory)
         self._write_ready_file()
 
     def _compose(self, archive: Archive, slots: SlotPool, retention: Retention, directory: Path) -> None:

@@ -1,6 +1,6 @@
 """The other parties of a conversation, as processes that a test can stop, continue and kill.
 
-python -m tests.fault.real.parties actor URL MODEL            prints a line for every version that becomes the newest
+python -m tests.fault.real.parties actor URL MODEL DELIVERY   prints a line for every version that becomes the newest
 python -m tests.fault.real.parties learner ADDRESSES ... STEP   uploads up to a step, says so, and waits to be killed
 """
 
@@ -75,8 +75,8 @@ class Party:
 class Actor(Party):
     """Follows a model with our client."""
 
-    def __init__(self, url: str, model: str) -> None:
-        super().__init__("actor", url, model)
+    def __init__(self, url: str, model: str, delivery: str = "auto") -> None:
+        super().__init__("actor", url, model, delivery)
         assert self.next() == "following"
 
     def until(self, number: int) -> dict[str, Any]:
@@ -106,10 +106,10 @@ def payload_of(size: int) -> bytes:
     return random.Random(size).randbytes(size)
 
 
-def follow(url: str, model: str) -> None:
+def follow(url: str, model: str, delivery: str) -> None:
     from clients import connect
 
-    with connect(url) as client, client.subscriber(model) as subscriber:
+    with connect(url) as client, client.subscriber(model, delivery=delivery) as subscriber:
         print(json.dumps("following"), flush=True)
         for snapshot in subscriber:
             found, stats, version = xxhash.xxh3_128_hexdigest(snapshot.payload), subscriber.stats(), snapshot.version
@@ -134,7 +134,7 @@ def learn(addresses: dict[str, str], model: str, upload_id: bytes, size: int, st
 
 if __name__ == "__main__":
     if sys.argv[1] == "actor":
-        follow(sys.argv[2], sys.argv[3])
+        follow(*sys.argv[2:5])
     else:
         _, _, where, model, upload_id, size, step, archived = sys.argv
         learn(json.loads(where), model, bytes.fromhex(upload_id), int(size), step, bool(int(archived)))

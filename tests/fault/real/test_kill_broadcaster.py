@@ -120,7 +120,7 @@ def test_the_numbers_of_a_deleted_model_are_not_used_again(broadcaster: Broadcas
 
 def test_actors_are_at_the_newest_again_by_themselves(broadcaster: BroadcasterProcess) -> None:
     payload = payload_of(SIZE)
-    with Actor(broadcaster.url, MODEL) as one, Actor(broadcaster.url, MODEL) as two:
+    with Actor(broadcaster.url, MODEL, "chunks") as one, Actor(broadcaster.url, MODEL, "shared") as two:
         with BarePeer(broadcaster.ready) as peer:
             number = peer.publish(MODEL, payload, archived=True).fields["version"]["number"]
         for actor in (one, two):

@@ -79,7 +79,7 @@ def test_an_actor_killed_in_the_middle_of_a_transfer_disturbs_nobody(
     broadcaster: BroadcasterProcess, peer: BarePeer, model: str
 ) -> None:
     payload, upload_id = payload_of(SIZE), os.urandom(16)
-    with Actor(broadcaster.url, model) as doomed, Actor(broadcaster.url, model) as other:
+    with Actor(broadcaster.url, model, "chunks") as doomed, Actor(broadcaster.url, model, "chunks") as other:
         wait_until(lambda: peer.stats()["subscriptions"] == 2, "both follow")
         pushed = peer.stats()["chunks_pushed"]
         peer.say("begin", upload_id, model_id=model, size=SIZE)
@@ -96,8 +96,9 @@ def test_an_actor_killed_in_the_middle_of_a_transfer_disturbs_nobody(
         wait_until(lambda: peer.stats()["subscriptions"] == 1, "the killed one is forgotten")
 
 
-def test_a_stopped_actor_gets_the_newest_when_it_goes_on(broadcaster: BroadcasterProcess, model: str) -> None:
-    with Actor(broadcaster.url, model) as actor, clients.connect(broadcaster.url) as client:
+@pytest.mark.parametrize("delivery", ["chunks", "shared"])
+def test_a_stopped_actor_gets_the_newest_when_it_goes_on(broadcaster: BroadcasterProcess, model: str, delivery: str) -> None:
+    with Actor(broadcaster.url, model, delivery) as actor, clients.connect(broadcaster.url) as client:
         publisher = client.publisher(model)
         publisher.publish(payload_of(SIZE))
         actor.until(1)
@@ -114,7 +115,7 @@ def test_a_stopped_actor_gets_the_newest_when_it_goes_on(broadcaster: Broadcaste
 def test_an_actor_that_misses_chunks_repairs_itself(broadcaster: BroadcasterProcess, model: str) -> None:
     """While it is stopped, more chunks go out than are kept for one subscriber on either side, so that some are dropped."""
     payload = payload_of(24 << 20)
-    with Actor(broadcaster.url, model) as actor, clients.connect(broadcaster.url) as client:
+    with Actor(broadcaster.url, model, "chunks") as actor, clients.connect(broadcaster.url) as client:
         publisher = client.publisher(model)
         publisher.publish(b"small")
         actor.until(1)
@@ -129,9 +130,10 @@ def test_an_actor_that_misses_chunks_repairs_itself(broadcaster: BroadcasterProc
         actor.until(newest.number + 1)
 
 
-def test_a_late_joiner_gets_the_newest_at_once(broadcaster: BroadcasterProcess, model: str) -> None:
+@pytest.mark.parametrize("delivery", ["chunks", "shared"])
+def test_a_late_joiner_gets_the_newest_at_once(broadcaster: BroadcasterProcess, model: str, delivery: str) -> None:
     with clients.connect(broadcaster.url) as client:
         for _ in range(3):
             client.publisher(model).publish(payload_of(SIZE))
-        with Actor(broadcaster.url, model) as late:
+        with Actor(broadcaster.url, model, delivery) as late:
             assert late.next()["number"] == 3
