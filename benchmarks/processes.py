@@ -51,6 +51,7 @@ class Child:
         command = [sys.executable, "-m", module, *map(str, arguments)]
         self._process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         self._rest = b""
+        self._leaving = False
 
     @property
     def pid(self) -> int:
@@ -90,9 +91,16 @@ class Child:
     def signal(self, number: int) -> None:
         self._process.send_signal(number)
 
+    def leave(self) -> None:
+        """Asks it to end, once: a second SIGTERM may hit it where libraries have taken its handler away, while it tidies up."""
+        if not self._leaving:
+            self._leaving = True
+            _ask_to_end(self._process)
+
     def close(self) -> None:
         """Ends it: SIGTERM, and SIGKILL when that is not enough."""
-        _end(self._process)
+        self.leave()
+        _wait(self._process)
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe is not None:
                 try:
@@ -171,8 +179,7 @@ class Group:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         for child in self.children:
-            child.signal(signal.SIGTERM)
-            child.signal(signal.SIGCONT)  # A stopped process hears nothing else.
+            child.leave()
         for child in self.children:
             child.close()
 
@@ -249,7 +256,8 @@ class Broadcaster:
     def stop(self) -> None:
         """Ends it; the archive stays until `close`."""
         if self._process is not None:
-            _end(self._process)
+            _ask_to_end(self._process)
+            _wait(self._process)
             self._process = None
 
     def restart(self) -> None:
@@ -275,10 +283,12 @@ class Broadcaster:
         shutil.rmtree(self._home, ignore_errors=True)
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
-    if process.poll() is None:
-        process.send_signal(signal.SIGCONT)  # A stopped process hears nothing else.
-        process.terminate()
+def _ask_to_end(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    process.send_signal(signal.SIGCONT)  # A stopped process hears nothing else.
+
+
+def _wait(process: subprocess.Popen[bytes]) -> None:
     try:
         process.wait(END)
     except subprocess.TimeoutExpired:
