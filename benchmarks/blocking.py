@@ -60,7 +60,6 @@ def _nowait(copying: Arm, memcpy: Arm) -> Result:
         ratio=ratio,
         target=f"<= {COPY}",
         met=ratio <= COPY,
-        limit="the copy, with the hash behind it on another processor",
     )
 
 
@@ -77,7 +76,6 @@ def _draft(drafting: Arm, digest: Arm) -> Result:
         ratio=own.median / other.median,
         target=f"<= hashing + {ROOM:.0f} ms",
         met=own.median <= other.median + ROOM,
-        limit="the hash: nothing is copied",
         details={"commit_blocks_ms": Spread.of(drafting.copied).median},
     )
 

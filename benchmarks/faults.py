@@ -71,7 +71,6 @@ def _cpu(seconds: float, rounds: int) -> Result:
         what="of all processes, for each GiB that was handed out",
         unit="s/GiB",
         ours=Spread(seconds, seconds, seconds, rounds),
-        limit=f"one copy and one hash of each version, for {ACTORS} actors",
     )
 
 
