@@ -36,9 +36,10 @@ SERVER: dict[str, dict[str, int]] = {
 """Options of the broadcaster's sockets by channel (ROUTER, XPUB, ROUTER)."""
 
 CLIENT: dict[str, dict[str, int]] = {
-    "upload": _EVERYWHERE | _CONNECTING | {"MAXMSGSIZE": CHUNK, "SNDHWM": 64, "RCVHWM": 1000},
+    "upload": _EVERYWHERE | _CONNECTING | {"MAXMSGSIZE": CHUNK, "SNDHWM": 4000, "RCVHWM": 4000},
     "push": _EVERYWHERE | _CONNECTING | {"MAXMSGSIZE": CHUNK, "RCVHWM": 24},
     "data": _EVERYWHERE | _CONNECTING | {"MAXMSGSIZE": CHUNK, "SNDHWM": 1000, "RCVHWM": 256},
 }
 """Options of a client's sockets by channel (DEALER, SUB, DEALER). What a slow actor does not take waits at the broadcaster, where
-it is shared, not in a queue of its own: hence the small RCVHWM of push."""
+it is shared, not in a queue of its own: hence the small RCVHWM of push. What waits on upload is bounded by credit, not by the queue:
+a message that found it full would be repeated a second later."""
