@@ -41,5 +41,5 @@ CLIENT: dict[str, dict[str, int]] = {
     "data": _EVERYWHERE | _CONNECTING | {"MAXMSGSIZE": CHUNK, "SNDHWM": 1000, "RCVHWM": 256},
 }
 """Options of a client's sockets by channel (DEALER, SUB, DEALER). What a slow actor does not take waits at the broadcaster, where
-it is shared, not in a queue of its own: hence the small RCVHWM of push. What waits on upload is bounded by credit, not by the queue:
-a message that found it full would be repeated a second later."""
+it is shared, not in a queue of its own: hence the small RCVHWM of push. What waits on upload is bounded by credit, not by the
+queue: a message that found it full would be repeated a second later."""
