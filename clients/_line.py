@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import threading
 
@@ -78,7 +79,8 @@ class Line:
                 return
             self._running, following, self._waiting = None, self._waiting, None
             if following is not None:
-                self._start(following)
+                with contextlib.suppress(BroadcasterError):  # The client ends, and with it the one that waited: not this one only.
+                    self._start(following)
 
     def _supersede(self) -> None:
         waiting, self._waiting = self._waiting, None

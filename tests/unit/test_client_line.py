@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from broadcaster.protocol.errors import Aborted, BroadcasterError, Busy, RequestTimeout, VersionSuperseded
+from broadcaster.protocol.errors import Aborted, BroadcasterError, Busy, Closed, RequestTimeout, VersionSuperseded
 from broadcaster.protocol.frames import Chunk
 from broadcaster.protocol.messages import Abort, Begin, Commit, Credit, Done, Error, Publish
 from broadcaster.protocol.version import VersionInfo
@@ -186,3 +186,17 @@ def test_credit_is_progress() -> None:
     upload, _ = desk.upload(40 * MIB)
     upload.receive(Credit(request_id=upload.begin.request_id, upload_id=upload.key, received=7, until=23), None, 0.0)
     assert upload.acknowledged == 7 * MIB
+
+
+def test_the_end_of_the_client_ends_who_runs_though_another_waits_behind_it() -> None:
+    desk = Desk()
+    first, _ = desk.upload()
+    second, _ = desk.upload()
+
+    def ended(command: Callable[[float], None]) -> None:
+        raise Closed(what="the client")
+
+    desk.post = ended  # type: ignore[method-assign]
+    for upload in (first, second):
+        upload.fail(Closed(what="the client"))
+        assert isinstance(upload.future.exception(0), Closed)
