@@ -79,7 +79,7 @@ class Line:
                 return
             self._running, following, self._waiting = None, self._waiting, None
             if following is not None:
-                with contextlib.suppress(BroadcasterError):  # The client ends, and with it the one that waited: not this one only.
+                with contextlib.suppress(BroadcasterError):  # The client ends, and with it the one that waited.
                     self._start(following)
 
     def _supersede(self) -> None:
