@@ -26,8 +26,13 @@ class Wakeup:
         """Wakes the thread if it sleeps."""
         if self.asleep:
             self.asleep = False
-            with contextlib.suppress(BlockingIOError):  # Full of signals: it will wake.
+            try:
                 os.write(self._write_fd, b"\1\0\0\0\0\0\0\0")
+            except BlockingIOError:
+                pass  # Full of signals: it will wake.
+            except BaseException:  # Ctrl-C: perhaps nothing was written, and then the next call has to.
+                self.asleep = True
+                raise
 
     def clear(self) -> None:
         with contextlib.suppress(BlockingIOError):
