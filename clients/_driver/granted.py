@@ -213,6 +213,7 @@ class SlotUpload(Upload):
             self._timeout,
             self.future,
             eager=0,  # Until it has answered, the broadcaster may believe that what is committed is in the slot.
+            last_words=self._given,
         )
         self._chunks = chunks
         chunks.filled(self._filled, now)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import replace
 from typing import Any
@@ -110,8 +110,11 @@ class ChunkedUpload(Upload):
         timeout: float,
         future: Future[VersionInfo] | None = None,
         eager: int = EAGER,
+        last_words: Mapping[str, Any] | None = None,
     ) -> None:
+        """`last_words` go with the commit: what `begin` did not say when the broadcaster heard it first."""
         super().__init__(begin, send, ended, deadline, timeout, future)
+        self._last_words = last_words or {}
         self._received = 0
         self._payload = payload
         self._frames = frames
@@ -137,7 +140,7 @@ class ChunkedUpload(Upload):
         self._act(self._uploader.start(now), now)
         self._act(self._uploader.filled(self._filled, now), now)
         if self._digest is not None:
-            self._act(self._uploader.finish(self._digest, now), now)
+            self._act(self._uploader.finish(self._digest, now, **self._last_words), now)
 
     def filled(self, size: int, now: float) -> None:
         """The first `size` bytes are in place. Before the start that is only noted: nothing may be sent yet."""
@@ -149,7 +152,7 @@ class ChunkedUpload(Upload):
         """All is in place, and this is its xxh3-128."""
         self._filled, self._digest = len(self._payload), digest
         if self.started:
-            self._act(self._uploader.finish(digest, now), now)
+            self._act(self._uploader.finish(digest, now, **self._last_words), now)
 
     def receive(self, message: Message, payload: bytes | None, now: float) -> None:
         if isinstance(message, Credit):

@@ -370,3 +370,16 @@ def test_weights_that_cannot_be_copied_give_the_slot_back(own: BroadcasterProces
             publisher.publish(Broken(bytes(MIB)))
         wait_until(lambda: stats(own)["memory_uploads"] == 0, "it is taken back", seconds=5)
         assert stats(own)["grants_withdrawn"] == 0
+
+
+def test_what_is_known_of_a_version_survives_that_its_slot_cannot_be_opened(own: BroadcasterProcess) -> None:
+    with clients.connect(own.url) as client:
+        publisher = client.publisher("policy")
+        for _ in range(2):
+            publisher.publish(bytes(MIB))
+        wait_until(lambda: stats(own)["grants"] == 3, "the next grant")
+        for slot in own.slot_dir.glob("slot-*"):
+            slot.unlink()
+        version = publisher.publish(bytes(MIB), metrics={"reward": 1.0}, user_data={"step": "3"})
+        assert version.metrics == {"reward": 1.0} and version.user_data == {"step": "3"}
+        assert client.registry.get("policy").info == version

@@ -312,3 +312,22 @@ def test_what_is_said_at_last_goes_with_the_commit() -> None:
     refused(upload, InvalidRequest.code, field="upload_id", reason="there is no such upload")
     again = next(message for message in desk.sent if isinstance(message, Begin))
     assert (again.metrics, again.user_data, again.creation_timestamp) == ({"a": 1.0}, {"b": "c"}, 7)
+
+
+def test_what_is_said_at_last_goes_with_the_commit_of_chunks_too() -> None:
+    desk = Desk()
+    ready, given = ready_after(desk, 2)
+    upload = ready.take(given)
+    assert upload is not None
+    assert upload.settle(
+        replace(given, metrics={"a": 1.0}, user_data={"b": "c"}, creation_timestamp=7), desk.line.ended, 30.0, 30.0
+    )
+    answer(upload, Grant, slot="slot-1-00000000", generation=1)
+    desk.line.begin(upload, None)
+    upload.in_chunks(memoryview(bytearray(SIZE)), Frames(), 0.0)  # The slot could not be opened.
+    upload.finish("d", 0.0)
+    desk.sent.clear()
+    answer(upload, Credit, received=0, until=3, rewind=True)
+    commit = desk.sent[-1]
+    assert isinstance(commit, Commit), "the broadcaster may know the upload by the `begin` that was sent ahead"
+    assert (commit.metrics, commit.user_data, commit.creation_timestamp) == ({"a": 1.0}, {"b": "c"}, 7)

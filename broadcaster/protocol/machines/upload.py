@@ -14,6 +14,7 @@ A hole, a lost connection or a lost answer leads back to SENDING: `begin` again,
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import Enum
 
 from broadcaster.protocol.assembly import Assembly, chunks_of
@@ -60,7 +61,7 @@ class Uploader:
         self._payload = payload
         self._chunks = chunks_of(len(payload))
         self._filled = 0
-        self._digest: str | None = None
+        self._commit: Commit | None = None
         self._next = 0
         self._until = min(eager, self._chunks)
         self._retry = retry
@@ -81,9 +82,27 @@ class Uploader:
         self._filled = max(self._filled, size)
         return self._send(now)
 
-    def finish(self, digest: str, now: float) -> Out:
-        """The payload is whole, and this is its digest of the kind that `begin` declared."""
-        self._filled, self._digest = len(self._payload), digest
+    def finish(
+        self,
+        digest: str,
+        now: float,
+        *,
+        user_data: Mapping[str, str] | None = None,
+        metrics: Mapping[str, float] | None = None,
+        creation_timestamp: int | None = None,
+    ) -> Out:
+        """The payload is whole, and this is its digest of the kind that `begin` declared; what else is given takes the place of
+        what `begin` said, or an earlier `begin` of this upload."""
+        self._filled = len(self._payload)
+        self._commit = Commit(
+            request_id=self.begin.request_id,
+            namespace=self.begin.namespace,
+            upload_id=self.begin.upload_id,
+            digest=digest,
+            user_data=user_data,
+            metrics=metrics,
+            creation_timestamp=creation_timestamp,
+        )
         return self._send(now)
 
     def receive(self, message: Message, now: float) -> Out:
@@ -147,7 +166,7 @@ class Uploader:
         if self.state is not UploaderState.SENDING:
             return False  # The answer to `begin` is awaited in any case.
         if self._next == self._chunks:
-            return self._digest is None
+            return self._commit is None
         return self._next < self._until and self._end(self._next) > self._filled
 
     def _end(self, index: int) -> int:
@@ -162,16 +181,9 @@ class Uploader:
             header = ChunkHeader(self.begin.upload_id, len(self._payload), start, end - start)
             out.append(Chunk(header, self._payload[start:end]))
             self._next += 1
-        if self._next == self._chunks and self._digest is not None:
+        if self._next == self._chunks and self._commit is not None:
             self.state = UploaderState.COMMITTING
-            out.append(
-                Commit(
-                    request_id=self.begin.request_id,
-                    namespace=self.begin.namespace,
-                    upload_id=self.begin.upload_id,
-                    digest=self._digest,
-                )
-            )
+            out.append(self._commit)
         if out:
             self._heard = now  # The wait for an answer begins with the last thing sent.
         return out
