@@ -158,7 +158,7 @@ class SlotUpload(Upload):
         if self._chunks is not None:
             return self._chunks.expire(now)
         if now >= self._until and not self._writing:
-            self._give_up(self._timed_out(), now)
+            self._give_up(self._timed_out(), now, late=True)
             return self.started
         if self._paused_until is not None:
             if now >= self._paused_until:
@@ -234,8 +234,11 @@ class SlotUpload(Upload):
         # What is in a slot already is not written a second time.
         self._step(lambda: self._machine.start(now) if self._payload is None else self._machine.refuse(), now)
 
-    def _give_up(self, error: BroadcasterError, now: float) -> None:
+    def _give_up(self, error: BroadcasterError, now: float, *, late: bool = False) -> None:
+        """`late`: unless somebody wants it after all, who may have come just now."""
         with self._changed:
+            if late and (self._writing or now < self._until):
+                return
             out = self._machine.abort(error)
             if self._machine.state is SlotUploaderState.CHUNKS:  # Perhaps credit was given under this id.
                 out = [Abort(request_id=self.begin.request_id, namespace=self.begin.namespace, upload_id=self.key)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import threading
 from dataclasses import replace
 from typing import Any
 
@@ -331,3 +332,18 @@ def test_what_is_said_at_last_goes_with_the_commit_of_chunks_too() -> None:
     commit = desk.sent[-1]
     assert isinstance(commit, Commit), "the broadcaster may know the upload by the `begin` that was sent ahead"
     assert (commit.metrics, commit.user_data, commit.creation_timestamp) == ({"a": 1.0}, {"b": "c"}, 7)
+
+
+def test_a_grant_that_is_taken_while_its_time_runs_out_is_not_given_back() -> None:
+    desk = Desk()
+    ready, given = ready_after(desk, 2)
+    upload = ready.take(given)
+    assert upload is not None
+    answer(upload, Grant, slot="slot-1-00000000", generation=1)
+    expiring = threading.Thread(target=upload.expire, args=(IDLE,))
+    with upload._changed:  # The I/O thread has seen that it is late, and comes second.
+        expiring.start()
+        expiring.join(0.2)
+        assert upload.settle(given, desk.line.ended, 90.0, 30.0)
+    expiring.join()
+    assert not upload.over and upload.wait_for_grant(0) is not None
