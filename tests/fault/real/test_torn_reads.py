@@ -3,6 +3,7 @@ copy; writers that lost their grant and go on writing. Every 4 KiB block of ever
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import queue
@@ -103,15 +104,17 @@ class Hunt:
 
     def until(self, reads: int) -> None:
         """Goes on until there were `reads` reads. A fault comes after every so many of them."""
-        due, heard = 500, time.monotonic()
+        due, heard, looked = 500, time.monotonic(), 0.0
         while self.counts["reads"] < reads and not self.torn:
-            try:
-                self._hear(*self.said.get(timeout=1.0))
-                heard = time.monotonic()
-            except queue.Empty:
+            with contextlib.suppress(queue.Empty):
+                role, said = self.said.get(timeout=1.0)
+                self._hear(role, said)
+                heard = time.monotonic() if role == "actor" else heard
+            if time.monotonic() > looked + 1.0:
+                looked = time.monotonic()
                 for party in self.parties:
                     party.check()
-            assert time.monotonic() < heard + STALL, f"nobody says anything any more: {self.counts}"
+            assert time.monotonic() < heard + STALL, f"nobody reads any more: {self.counts}"
             if self.counts["reads"] >= due:
                 due = self.counts["reads"] + self.random.randrange(300, 1500)
                 self._disturb()
