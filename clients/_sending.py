@@ -61,22 +61,23 @@ class Sending:
         self, begin: Begin, plan: codec.Plan, slots: SlotDirectory, deadline: float, timeout: float, *, ahead: bool
     ) -> Upload:
         """A payload that is copied into the slot that the broadcaster grants."""
-        upload, post = (
-            self._slot_upload(replace(begin, host_token=slots.token), deadline, timeout, ahead=ahead),
-            self._driver.post,
-        )
+        begin, post = replace(begin, host_token=slots.token), self._driver.post
+        upload = self._slot_upload(begin, deadline, timeout, ahead=ahead)
         try:
+            self.line.begin(upload, None)
+            if upload.key == begin.upload_id:  # Else it was begun ahead.
+                post(upload.ask)
             view = self._room(upload, slots, deadline)
             if upload.over:
                 return upload  # Refused, or there is a version of this upload id already.
             digest = _copy(plan, view, lambda filled: post(lambda now: upload.filled(filled, now)), FILLED)
             upload.written()
             post(lambda now: upload.finish(digest, now))
+            self.line.queue(upload)
         except BaseException as error:
             upload.written()
             self.take_back(upload, error)
             raise
-        self.line.queue(upload)
         return upload
 
     # --- a payload that the user writes himself --------------------------------------------------------------------
@@ -133,15 +134,11 @@ class Sending:
     # --- a snapshot ------------------------------------------------------------------------------------------------
 
     def _slot_upload(self, begin: Begin, deadline: float, timeout: float, *, ahead: bool) -> SlotUpload:
-        """An upload that has a slot, or has asked for one."""
+        """An upload that has a slot, or is to ask for one."""
         found = self._ready.take(begin) if ahead and not begin.archived else None
         if found is not None and found.settle(begin, self.ended, deadline, timeout):
-            self.line.begin(found, None)
             return found
-        upload = SlotUpload(begin, self._driver.send_upload, self.ended, deadline, timeout)
-        self.line.begin(upload, None)
-        self._driver.post(upload.ask)
-        return upload
+        return SlotUpload(begin, self._driver.send_upload, self.ended, deadline, timeout)
 
     def _room(self, upload: SlotUpload, slots: SlotDirectory, deadline: float) -> memoryview:
         """Where the payload goes: the granted slot, or else memory of this process. Raises NoSpace."""
@@ -180,7 +177,12 @@ class Sending:
     def take_back(self, upload: Upload, error: BaseException) -> None:
         reason = f"the weights could not be copied: {type(error).__name__}"
         aborted = Aborted(model_id=upload.begin.model_id, reason=reason)
-        self._driver.post(lambda now: self._driver.fail_upload(upload, aborted))
+
+        def fail(now: float) -> None:
+            self._driver.add_upload(upload)  # Ctrl-C may have come before that.
+            self._driver.fail_upload(upload, aborted)
+
+        self._driver.post(fail)
 
     def _whole(self, begin: Begin, plan: codec.Plan, deadline: float, timeout: float) -> Upload:
         """A payload that fits one message: copied first, then sent. The tiny ones need no memory that is kept."""
@@ -191,8 +193,12 @@ class Sending:
         payload = view if frames is None else frames.whole(view)
         message = Publish(**given, digest=digest)
         upload = WholeUpload(message, payload, self._driver.send_upload, self.line.ended, deadline, timeout)
-        if not self.line.begin(upload, memory):
-            self.line.queue(upload)
+        try:
+            if not self.line.begin(upload, memory):
+                self.line.queue(upload)
+        except BaseException as error:
+            self.take_back(upload, error)
+            raise
         return upload
 
     def _chunked(self, begin: Begin, plan: codec.Plan, deadline: float, timeout: float) -> Upload:
@@ -200,15 +206,15 @@ class Sending:
         memory, frames = self.line.memory(plan.size)
         view, post = view_of(memory, plan.size), self._driver.post
         upload = ChunkedUpload(begin, view, frames, self._driver.send_upload, self.line.ended, deadline, timeout)
-        self.line.begin(upload, memory)
         try:
+            self.line.begin(upload, memory)
             step = min(max(plan.size // 16, TELL[0]), TELL[1])
             digest = _copy(plan, view, lambda filled: post(lambda now: upload.filled(filled, now)), step)
             post(lambda now: upload.finish(digest, now))
+            self.line.queue(upload)
         except BaseException as error:
             self.take_back(upload, error)
             raise
-        self.line.queue(upload)
         return upload
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import resource
 import signal
@@ -383,3 +384,22 @@ def test_what_is_known_of_a_version_survives_that_its_slot_cannot_be_opened(own:
         version = publisher.publish(bytes(MIB), metrics={"reward": 1.0}, user_data={"step": "3"})
         assert version.metrics == {"reward": 1.0} and version.user_data == {"step": "3"}
         assert client.registry.get("policy").info == version
+
+
+def test_ctrl_c_in_any_moment_of_a_publication_does_not_stand_in_the_way_of_the_next_one(
+    own: BroadcasterProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(real: Callable[..., bool], *given: Any) -> bool:
+        real(*given)
+        raise KeyboardInterrupt
+
+    for slot_dir, payload in [(None, bytes(3 * MIB)), (NO_SLOTS, bytes(3 * MIB)), (NO_SLOTS, bytes(MIB))]:
+        for moment in ("begin", "queue"):
+            with clients.connect(own.url, slot_dir=slot_dir) as client:
+                publisher = client.publisher("policy")
+                line = publisher._sending.line
+                with monkeypatch.context() as patch, contextlib.suppress(KeyboardInterrupt):
+                    patch.setattr(line, moment, functools.partial(interrupt, getattr(line, moment)))
+                    publisher.publish(payload)
+                assert publisher.publish(payload, timeout=5.0).size == len(payload)
+                wait_until(lambda: not stats(own)["memory_uploads"], "nothing is reserved for what was interrupted")
