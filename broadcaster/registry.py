@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import TypeVar
 
-from broadcaster.broker import Broker, Caller, check_annotations, store_error
+from broadcaster.broker import Broker, Caller, Front, Key, check_annotations, store_error, submit
 from broadcaster.catalog import Kept
 from broadcaster.protocol.errors import (
     AlreadyExists,
@@ -50,7 +50,6 @@ from broadcaster.protocol.messages import (
 from broadcaster.protocol.names import check_name
 from broadcaster.protocol.version import ModelInfo, VersionInfo
 
-Key = tuple[str, str]
 Info = TypeVar("Info", ModelInfo, VersionInfo)
 
 _PAGE_BYTES = CONTROL * 3 // 4
@@ -59,9 +58,10 @@ _PAGE_BYTES = CONTROL * 3 // 4
 class Registry:
     """Answers one request each. Every method raises the typed error that the caller is to be told."""
 
-    def __init__(self, broker: Broker, wall: Callable[[], int]) -> None:
+    def __init__(self, broker: Broker, front: Front, wall: Callable[[], int]) -> None:
         self._broker = broker
         self._rooms = broker.rooms
+        self._front = front
         self._wall = wall
 
     # --- asking ----------------------------------------------------------------------------------------------------
@@ -94,7 +94,7 @@ class Registry:
         check_name("namespace", request.namespace)
         check_name("model", request.model_id)
         log, newest = self._rooms.log, self._rooms.catalog.newest(key)
-        slot, generation = (newest and self._broker.slot_of(key, newest)) or (None, None)
+        slot, generation = (newest and self._broker.memory.slot_of(key, newest)) or (None, None)
         state = State(
             request_id=request.request_id,
             epoch=log.epoch,
@@ -104,7 +104,7 @@ class Registry:
             slot=slot,
             generation=generation,
         )
-        return state, None if newest is None else self._broker.inline_payload(key, newest)
+        return state, None if newest is None else self._broker.memory.inline_payload(key, newest)
 
     def replay(self, request: Replay) -> Events:
         log = self._rooms.log
@@ -174,7 +174,7 @@ class Registry:
         upto, archive = self._rooms.numbers.last(key), self._rooms.archive
         leaving = self._rooms.catalog.all(key)
         _mark(leaving, leaving=True)
-        self._broker.model_is_leaving(key)
+        self._broker.archiving.model_is_leaving(key)
 
         def job() -> None:
             try:
@@ -215,13 +215,13 @@ class Registry:
         self._durable(caller, job, gone, lambda: _mark([kept], leaving=False))
 
     def archive(self, request: Archive, caller: Caller) -> None:
-        def done(result: VersionInfo | BaseException) -> None:
+        def done(result: VersionInfo | BroadcasterError) -> None:
             if isinstance(result, BroadcasterError):
                 caller.refuse(result)
-            elif isinstance(result, VersionInfo):
+            else:
                 caller.reply(Version(request_id=request.request_id, version=result))
 
-        self._broker.archive(_key(request, request.model_id), request.ref, done)
+        self._broker.archiving.archive(_key(request, request.model_id), request.ref, done)
 
     def set_alias(self, request: SetAlias, caller: Caller, now: float) -> None:
         key = _key(request, request.model_id)
@@ -278,7 +278,7 @@ class Registry:
     # --- inside ----------------------------------------------------------------------------------------------------
 
     def _announce(self, key: Key, event: str, now: float, **facts: object) -> None:
-        self._broker.push(self._broker.emit(key, event, now, **facts))
+        self._front.push_event(self._rooms.emit(key, event, now, **facts), None)
 
     def _model_reply(self, request: Request, key: Key) -> Model:
         return Model(request_id=request.request_id, model=self._rooms.catalog.model(key))
@@ -302,11 +302,11 @@ class Registry:
                 caller.refuse(error)
 
         def in_time() -> object:
-            self._broker.require_time(caller)
+            self._broker.reading.require_time(caller)
             return job()
 
         try:
-            self._rooms.writer.submit(in_time, lambda result: self._broker.post(lambda: finished(result)))
+            submit(self._rooms.writer, self._front, in_time, finished)
         except BroadcasterError as error:
             finished(error)
 

@@ -153,8 +153,8 @@ BREACHES = {
     "protocol imports config": ("broadcaster/protocol/a.py", "from ..config import Settings"),
     "store imports slots": ("broadcaster/store/memory.py", "from broadcaster import slots"),
     "catalog imports broker": ("broadcaster/catalog.py", "import broadcaster.broker"),
-    "broker imports server": ("broadcaster/broker.py", "from broadcaster.server.loop import Loop"),
-    "broker imports clients": ("broadcaster/broker.py", "from clients import connect"),
+    "broker imports server": ("broadcaster/broker/broker.py", "from broadcaster.server.loop import Loop"),
+    "broker imports clients": ("broadcaster/broker/broker.py", "from clients import connect"),
     "web imports store": ("broadcaster/web/app.py", "from broadcaster.store.memory import Memory"),
     "store imports stats": ("broadcaster/store/a.py", "if TYPE_CHECKING:\n    from broadcaster.stats import Stats"),
     "demo imports server": ("broadcaster/demo/run.py", "import importlib\nimportlib.import_module('broadcaster.server')"),
@@ -164,7 +164,7 @@ BREACHES = {
     "torch is imported outside": ("clients/codec/numpy.py", "def f():\n    import torch"),
     "sqlalchemy is imported outside": ("broadcaster/store/blobs.py", "from sqlalchemy import select"),
     "pickle is imported outside": ("clients/codec/opaque.py", "import pickle"),
-    "logging is imported outside": ("broadcaster/broker.py", "import logging"),
+    "logging is imported outside": ("broadcaster/broker/broker.py", "import logging"),
     "zmq is imported outside": ("broadcaster/slots.py", "import zmq"),
     "click is imported outside": ("broadcaster/config.py", "import click"),
     "only config reads": ("broadcaster/supervisor.py", "import os\nos.environ['HOME']"),
@@ -183,7 +183,7 @@ def test_a_planted_breach_is_found(said: str, tmp_path: Path) -> None:
 
 FAIR = {
     "broadcaster/protocol/frames.py": "import struct, msgpack\nfrom broadcaster.protocol import errors\nfrom . import names",
-    "broadcaster/broker.py": "from broadcaster import __version__, catalog, slots\nfrom broadcaster.store.memory import Memory",
+    "broadcaster/broker/memory.py": "from broadcaster import __version__, catalog\nfrom broadcaster.store.memory import Memory",
     "broadcaster/server_upload.py": "import logging, zmq\nfrom broadcaster.broker import Broker",
     "broadcaster/server/loop.py": "import zmq\nfrom broadcaster.server.upload import Upload",
     "broadcaster/cli/serve.py": "import click, rich.table\nfrom broadcaster.supervisor import Supervisor",

@@ -126,10 +126,10 @@ class Core:
             wall=time.time_ns,
             idle=self._options.idle_upload,
         )
-        self._broker.load(loaded.models, loaded.versions)
+        self._broker.archiving.load(loaded.models, loaded.versions)
         (directory / "token").write_text(self._token)
         self._closing.append(lambda: (directory / "token").unlink(missing_ok=True))
-        requests = Requests(self._broker, Registry(self._broker, time.time_ns), self._welcome, self._gauges)
+        requests = Requests(self._broker, Registry(self._broker, self.loop, time.time_ns), self._welcome, self._gauges)
         self.loop.attach(self._broker, requests)
         self._retention = retention
         self._broker.reserve_all(time.monotonic())
@@ -166,7 +166,7 @@ class Core:
             "subscriptions": self.loop.subscriptions,
             "memory_budget": rooms.catalog.retention.budget,
             "memory_versions": rooms.catalog.resident_bytes,
-            "memory_uploads": self._broker.in_flight,
+            "memory_uploads": self._broker.memory.in_flight,
             "slot_bytes": rooms.slots.bytes,
             "slots_used": rooms.slots.used_slots,
             "slots_free": rooms.slots.free_slots,

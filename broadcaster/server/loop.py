@@ -179,7 +179,7 @@ class Loop:
                 case Commit() as commit:
                     self._broker.commit(commit, peer, now)
                 case Abort() as abort:
-                    self._broker.abort(abort, peer)
+                    self._broker.abort(abort)
                     peer.reply(Aborted(request_id=abort.request_id, upload_id=abort.upload_id))
                 case other:
                     raise InvalidRequest(field="kind", reason=f"{other.KIND.decode()} belongs on the data channel")
@@ -189,7 +189,7 @@ class Loop:
     def _filled(self, frames: Frames, now: float) -> None:
         """Not answered, whatever it is."""
         try:
-            self._broker.filled(Filled.read(_map_of(frames)), now)
+            self._broker.filling.filled(Filled.read(_map_of(frames)), now)
         except RemoteProtocolError:
             self._rooms.stats.count("bad_messages")
 
@@ -204,12 +204,12 @@ class Loop:
             self._rooms.stats.count("bad_messages")
             return
         peer = Peer(self._channels.upload, [frames[0].bytes], self._rooms.stats, header.transfer, upload_id=header.transfer)
-        upload = self._broker.wants(header, peer)
+        upload = self._broker.chunks.wants(header, peer)
         if upload is None:
-            self._broker.dropped(header, now)
+            self._broker.chunks.dropped(header, now)
             return
         self._forward(data, upload, upload.pushed(header))
-        self._broker.put(upload, header, data.buffer, now)
+        self._broker.chunks.put(upload, header, data.buffer, now)
 
     def _forward(self, data: zmq.Frame, upload: Upload, header: ChunkHeader) -> None:
         """The received frame itself goes on: libzmq counts references, nothing is copied."""

@@ -53,7 +53,7 @@ class Requests:
 
     def answer(self, request: Request, caller: Caller, now: float) -> None:
         """Answers now or later, once. Raises the typed error to answer with."""
-        self._broker.require_time(caller)
+        self._broker.reading.require_time(caller)
         if isinstance(request, _CHANGES):
             first = self._changes.once(request.request_id, caller, now)
             if first is not None:
@@ -62,7 +62,7 @@ class Requests:
         registry = self._registry
         match request:
             case Read():
-                self._broker.read(request, caller)
+                self._broker.reading.read(request, caller)
             case Follow():
                 caller.reply(*registry.follow(request))
             case GetVersion():

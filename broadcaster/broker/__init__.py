@@ -1,0 +1,8 @@
+"""The life of a version: `broker.py` tells it from top to bottom; every file beside it knows one part of it."""
+
+from broadcaster.broker.broker import Broker
+from broadcaster.broker.checks import check_annotations, store_error
+from broadcaster.broker.rooms import Caller, Front, Key, Rooms, submit
+from broadcaster.broker.uploads import Upload
+
+__all__ = ["Broker", "Caller", "Front", "Key", "Rooms", "Upload", "check_annotations", "store_error", "submit"]

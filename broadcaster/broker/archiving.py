@@ -1,0 +1,131 @@
+"""What the archive knows of models and versions, and how more of them get there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+
+from broadcaster.broker.checks import store_error
+from broadcaster.broker.memory import Memory
+from broadcaster.broker.rooms import Front, Key, Rooms, submit
+from broadcaster.broker.uploads import Uploads
+from broadcaster.catalog import Kept
+from broadcaster.protocol.errors import BroadcasterError, UnknownVersion
+from broadcaster.protocol.version import ModelInfo, VersionInfo
+from broadcaster.store.blobs import Staged
+from broadcaster.store.values import ArchivedVersion
+
+
+class Archiving:
+    """The archive as the loop sees it: what is durable, and jobs for the thread that writes."""
+
+    def __init__(self, rooms: Rooms, front: Front, memory: Memory, uploads: Uploads) -> None:
+        self._rooms = rooms
+        self._front = front
+        self._memory = memory
+        self._uploads = uploads
+        self.models: set[Key] = set()
+        """Models that the archive knows."""
+        self.versions: dict[tuple[Key, int], ArchivedVersion] = {}
+        self._by_upload: dict[bytes, tuple[Key, int]] = {}
+
+    def load(self, models: list[ModelInfo], versions: Iterable[ArchivedVersion]) -> None:
+        """What the archive knew at the start."""
+        for model in models:
+            key = (model.namespace, model.model_id)
+            self._rooms.catalog.create(key, model.creation_timestamp, user_data=model.user_data, tags=model.tags)
+            self.models.add(key)
+        for version in sorted(versions, key=lambda one: one.info.number):
+            key = (version.info.namespace, version.info.model_id)
+            self._rooms.catalog.load(version.info, version.upload_id)
+            self.versions[key, version.info.number] = version
+            self._by_upload[version.upload_id] = key, version.info.number
+        for model in models:
+            self._rooms.catalog.load_aliases((model.namespace, model.model_id), model.aliases)
+
+    def outcome(self, upload_id: bytes) -> tuple[Key, VersionInfo] | None:
+        """The archived version that came of an upload, also in an earlier life."""
+        found = self._by_upload.get(upload_id)
+        return (found[0], self.versions[found].info) if found is not None else None
+
+    def keep_model(self, model: ModelInfo) -> None:
+        """A model is durable soon; if that fails, it is written again with its first archived version."""
+        key, archive = (model.namespace, model.model_id), self._rooms.archive
+
+        def finished(result: object) -> None:
+            if isinstance(result, BaseException):
+                self._rooms.stats.count("archive_failures")
+            else:
+                self.models.add(key)
+
+        try:
+            submit(self._rooms.writer, self._front, lambda: archive.set_model(model), finished)
+        except BroadcasterError as error:
+            finished(error)
+
+    def keep(self, kept: Kept, staged: Staged | None, done: Callable[[VersionInfo | BroadcasterError], None]) -> None:
+        """Archives a version that is in memory, and holds it there until then: blob, manifest, row, on the archive thread.
+
+        `done` is called on the loop, at once if the job is refused: with what the version became, or with why it did not.
+        """
+        key, info = (kept.info.namespace, kept.info.model_id), kept.info
+        catalog, archive, epoch = self._rooms.catalog, self._rooms.archive, self._rooms.log.epoch
+        model = None if key in self.models else catalog.model(key)
+        place = self._memory.place(key, info.number)
+        place.jobs += 1
+        catalog.pin(kept)
+
+        def job() -> ArchivedVersion:
+            if model is not None:
+                archive.set_model(model)
+            return archive.keep(staged, place.view, replace(info, archived=True), kept.upload_id, epoch)
+
+        def finished(result: ArchivedVersion | BaseException) -> None:
+            place.jobs -= 1
+            catalog.unpin(kept)
+            if isinstance(result, BaseException):
+                done(store_error(result, "archiving"))
+            else:
+                self.models.add(key)
+                done(self._became_archived(kept, result))
+
+        try:
+            submit(self._rooms.writer, self._front, job, finished)
+        except BroadcasterError as error:
+            if staged is not None:
+                staged.discard()
+            finished(error)
+
+    def _became_archived(self, kept: Kept, version: ArchivedVersion) -> VersionInfo:
+        key = (version.info.namespace, version.info.model_id)
+        number = version.info.number
+        if not self._rooms.catalog.holds(kept):
+            return version.info  # Deleted meanwhile: the delete is behind this job in the writer's queue.
+        self._rooms.catalog.replace(kept, archived=True, sha256=version.info.sha256)
+        self.versions[key, number] = replace(version, info=kept.info)
+        self._by_upload[version.upload_id] = key, number
+        self._uploads.remember(version.upload_id, key, kept.info)
+        self._rooms.stats.count("archived")
+        self._front.push_event(self._rooms.emit(key, "archived", 0.0, number=number, version=kept.info), None)
+        return kept.info
+
+    def archive(self, key: Key, ref: int | str, done: Callable[[VersionInfo | BroadcasterError], None]) -> None:
+        """A transient version is persisted; `done` is called as `keep` does. Raises UnknownVersion, or what the catalog says."""
+        kept = self._rooms.catalog.find(key, ref)
+        if kept.leaving:
+            raise UnknownVersion(model_id=key[1], number=kept.info.number)
+        if kept.info.archived:
+            done(kept.info)
+        else:
+            self.keep(kept, None, done)
+
+    # --- leaving ---------------------------------------------------------------------------------------------------
+
+    def model_is_leaving(self, key: Key) -> None:
+        """The archive is about to forget the model: who archives a version of it from now on brings the model along."""
+        self.models.discard(key)
+
+    def forget(self, key: Key, kept: Kept) -> None:
+        """A version was deleted, archived or not."""
+        self.versions.pop((key, kept.info.number), None)
+        self._by_upload.pop(kept.upload_id, None)

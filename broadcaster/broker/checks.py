@@ -1,0 +1,59 @@
+"""What is never taken, whatever the state of things; and how a failure of the archive is told."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from broadcaster.broker.rooms import Key
+from broadcaster.protocol.errors import AlreadyExists, BroadcasterError, InvalidRequest, PayloadTooLarge, StoreUnavailable
+from broadcaster.protocol.frames import encoded_size
+from broadcaster.protocol.limits import ANNOTATIONS
+from broadcaster.protocol.messages import DIGEST_KINDS, Begin, Commit
+from broadcaster.protocol.names import check_name
+
+
+def check_begin(begin: Begin, max_payload: int) -> None:
+    """Raises InvalidName, InvalidRequest or PayloadTooLarge for a payload that will never be taken."""
+    check_name("namespace", begin.namespace)
+    check_name("model", begin.model_id)
+    if begin.digest_kind not in DIGEST_KINDS:
+        raise InvalidRequest(field="digest_kind", reason=f"must be one of {', '.join(DIGEST_KINDS)}")
+    if begin.size > max_payload:
+        raise PayloadTooLarge(model_id=begin.model_id, size=begin.size, limit=max_payload, what="the largest payload")
+    if len(begin.content_type) > 128:
+        raise InvalidRequest(field="content_type", reason="must have at most 128 characters")
+    check_annotations(begin.user_data, begin.metrics)
+
+
+def check_annotations(*maps: Mapping[str, Any]) -> None:
+    """Raises InvalidRequest when user data, metrics and tags take more than their limit together."""
+    size = sum(encoded_size(one) for one in maps)
+    if size > ANNOTATIONS:
+        raise InvalidRequest(field="user_data, metrics and tags", reason=f"{size} bytes are over {ANNOTATIONS}")
+
+
+def with_last_words(begin: Begin, commit: Commit) -> Begin:
+    """`begin` with what `commit` says instead. Raises InvalidRequest."""
+    said = {name: getattr(commit, name) for name in ("user_data", "metrics", "creation_timestamp")}
+    given = {name: value for name, value in said.items() if value is not None}
+    if not given:
+        return begin
+    changed = replace(begin, **given)
+    check_annotations(changed.user_data, changed.metrics)
+    return changed
+
+
+def require_same(begin: Begin, key: Key, size: int) -> None:
+    """An upload id is one payload's: answering for another one would lose it without a word. Raises AlreadyExists."""
+    if (begin.namespace, begin.model_id, begin.size) != (*key, size):
+        what = f"an upload with this id, of {size} bytes for {'/'.join(key)},"
+        raise AlreadyExists(model_id=begin.model_id, what=what)
+
+
+def store_error(error: BaseException, operation: str) -> BroadcasterError:
+    """What a caller is told when a job failed: its own typed error, or StoreUnavailable."""
+    if isinstance(error, BroadcasterError):
+        return error
+    return StoreUnavailable(operation=operation, where="the archive", reason=repr(error)[:200], hint="See the broadcaster's log")
