@@ -37,7 +37,9 @@ class SlotUpload(Upload):
         super().__init__(begin, send, ended, deadline, timeout)
         self._machine = SlotUploader(begin)
         self._chunks: ChunkedUpload | None = None
-        self._changed = threading.Condition()
+        # Entered by itself: Ctrl-C while a condition is entered, which is not done in C, can leave it locked for ever.
+        self._lock = threading.RLock()
+        self._changed = threading.Condition(self._lock)
         self._writing = False
         self._settled = settled
         self._given: dict[str, Any] = {}
@@ -51,7 +53,7 @@ class SlotUpload(Upload):
     def wait_for_grant(self, seconds: float) -> Grant | None:
         """The grant: from then on its slot is being written to, until `written`. None when the payload is to go in chunks, when
         nothing was heard within `seconds`, and when the upload is over (then `over` is set)."""
-        with self._changed:
+        with self._lock:
             self._changed.wait_for(lambda: self.over or self._machine.state not in _UNDECIDED, seconds)
             if self.over or self._machine.state is not SlotUploaderState.FILLING:
                 return None
@@ -68,14 +70,14 @@ class SlotUpload(Upload):
 
     def keep(self) -> bool:
         """It is wanted, however long it takes until it is settled. False when it has been given up."""
-        with self._changed:
+        with self._lock:
             self._until = math.inf
             return not self.over and self.has_slot
 
     def settle(self, last: Begin, ended: Ended, deadline: float, timeout: float) -> bool:
         """What was not known when it was begun: user data, metrics and time as `last` has them, and until when it has time. False
         when it has been given up."""
-        with self._changed:
+        with self._lock:
             if self.over or self._machine.state is SlotUploaderState.FAILED:
                 return False
             self._ended, self._until, self._timeout = ended, deadline, timeout
@@ -176,7 +178,7 @@ class SlotUpload(Upload):
     # --- within ----------------------------------------------------------------------------------------------------
 
     def _step(self, call: Callable[[], list[Message]], now: float) -> list[Message]:
-        with self._changed:
+        with self._lock:
             out = call()
             self._changed.notify_all()
         self._say(out, now)
@@ -229,14 +231,14 @@ class SlotUpload(Upload):
     def _again(self, now: float) -> None:
         """The broadcaster was busy."""
         self._paused_until = None
-        with self._changed:
+        with self._lock:
             self._machine = SlotUploader(self.begin)
         # What is in a slot already is not written a second time.
         self._step(lambda: self._machine.start(now) if self._payload is None else self._machine.refuse(), now)
 
     def _give_up(self, error: BroadcasterError, now: float, *, late: bool = False) -> None:
         """`late`: unless somebody wants it after all, who may have come just now."""
-        with self._changed:
+        with self._lock:
             if late and (self._writing or now < self._until):
                 return
             out = self._machine.abort(error)
@@ -249,5 +251,5 @@ class SlotUpload(Upload):
 
     def _end(self, version: VersionInfo | None, error: BroadcasterError | None) -> None:
         super()._end(version, error)
-        with self._changed:
+        with self._lock:
             self._changed.notify_all()

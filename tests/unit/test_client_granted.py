@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import threading
@@ -347,3 +348,20 @@ def test_a_grant_that_is_taken_while_its_time_runs_out_is_not_given_back() -> No
         assert upload.settle(given, desk.line.ended, 90.0, 30.0)
     expiring.join()
     assert not upload.over and upload.wait_for_grant(0) is not None
+
+
+def test_ctrl_c_while_a_user_looks_at_an_upload_does_not_stop_the_io_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    upload = Desk().asked()
+    real = threading.Condition.__enter__
+
+    def interrupted(condition: threading.Condition) -> bool:
+        real(condition)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, contextlib.suppress(KeyboardInterrupt):
+        patch.setattr(threading.Condition, "__enter__", interrupted)
+        upload.wait_for_grant(0)
+    failing = threading.Thread(target=upload.fail, args=(Closed(what="the client"),), daemon=True)
+    failing.start()
+    failing.join(5.0)
+    assert upload.over
