@@ -150,6 +150,8 @@ class Broker:
 
     def _resume(self, upload: Upload, begin: Begin, now: float) -> None:
         """It goes on from where it is."""
+        if upload.stage in (Stage.RESERVING, Stage.RECEIVING, Stage.FILLING):
+            upload.begin = with_last_words(upload.begin, begin)
         if upload.stage is Stage.RECEIVING:
             upload.send(upload.assembler.resume(begin.request_id, now))
         elif upload.stage is Stage.RESERVING and not self._is_here(begin):
@@ -219,7 +221,8 @@ class Broker:
     def _verify(self, upload: Upload, now: float) -> None:
         """All of a slot is hashed: it is committed, or refused."""
         try:
-            upload.assembler.verify(upload.declared)
+            # Nothing declared: the client computed it where it lies, and there is nothing to compare with.
+            upload.assembler.verify(upload.declared or upload.assembler.found)
         except DigestMismatch as error:
             self._uploads.fail(upload, error)
         else:

@@ -34,9 +34,9 @@ def check_annotations(*maps: Mapping[str, Any]) -> None:
         raise InvalidRequest(field="user_data, metrics and tags", reason=f"{size} bytes are over {ANNOTATIONS}")
 
 
-def with_last_words(begin: Begin, commit: Commit) -> Begin:
-    """`begin` with what `commit` says instead. Raises InvalidRequest."""
-    said = {name: getattr(commit, name) for name in ("user_data", "metrics", "creation_timestamp")}
+def with_last_words(begin: Begin, later: Commit | Begin) -> Begin:
+    """`begin` with what is said of the version later. Raises InvalidRequest."""
+    said = {name: getattr(later, name) for name in ("user_data", "metrics", "creation_timestamp")}
     given = {name: value for name, value in said.items() if value is not None}
     if not given:
         return begin

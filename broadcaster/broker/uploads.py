@@ -10,7 +10,7 @@ from enum import Enum
 from broadcaster.broker.checks import check_begin
 from broadcaster.broker.memory import Memory
 from broadcaster.broker.rooms import Caller, Front, Key, Place
-from broadcaster.protocol.errors import BroadcasterError
+from broadcaster.protocol.errors import Aborted, BroadcasterError, BudgetExceeded
 from broadcaster.protocol.frames import Chunk, ChunkHeader
 from broadcaster.protocol.machines.upload import Assembler
 from broadcaster.protocol.messages import Abandon, Begin, Message
@@ -91,7 +91,12 @@ class Uploads:
     def reserve(self, begin: Begin, caller: Caller, now: float) -> Upload:
         """Room in memory for the payload, before a byte moves. Raises what `check_begin` and the budget say."""
         check_begin(begin, self._max_payload)
-        place = self._memory.reserve(begin.model_id, begin.size, now)
+        try:
+            place = self._memory.reserve(begin.model_id, begin.size, now)
+        except BudgetExceeded:
+            if not self._withdraw_idle(now):
+                raise
+            place = self._memory.reserve(begin.model_id, begin.size, now)
         attempt = self._attempts.pop(begin.upload_id, -1) + 1
         stage = Stage.RESERVING if begin.archived else Stage.RECEIVING
         assembler = Assembler(begin, place.view, now, idle=self._idle)
@@ -99,6 +104,13 @@ class Uploads:
         self.under_way[begin.upload_id] = upload
         self._stats.count("uploads_begun")
         return upload
+
+    def _withdraw_idle(self, now: float) -> bool:
+        """Slots that were asked for ahead give way to a payload that is there. Whether there were any."""
+        idle = [one for one in self.under_way.values() if one.stage is Stage.FILLING and one.assembler.is_idle(now)]
+        for upload in idle:
+            self.fail(upload, Aborted(model_id=upload.begin.model_id, reason="its memory is needed for another payload"))
+        return bool(idle)
 
     def fail(self, upload: Upload, error: BroadcasterError) -> None:
         """It ends, and its caller is told why."""

@@ -13,6 +13,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import xxhash
+
 from broadcaster.protocol.errors import BroadcasterError
 from broadcaster.protocol.machines.grant import SlotUploader, SlotUploaderState
 from broadcaster.protocol.messages import Abort, Begin, Filled, Grant, Message, Request
@@ -21,6 +23,8 @@ from clients._driver.frames import Frames
 from clients._driver.owner import Send
 from clients._driver.uploading import ChunkedUpload, Ended, Upload
 
+AS_IT_LIES = ""
+"""Instead of a digest: what lies in the slot is the payload, whatever it is."""
 _UNDECIDED = (SlotUploaderState.BEGINNING, SlotUploaderState.FAILED)
 """FAILED: over, or the broadcaster is only busy."""
 
@@ -143,10 +147,10 @@ class SlotUpload(Upload):
             self._step(lambda: self._machine.filled(size, now), now)
 
     def finish(self, digest: str, now: float) -> None:
-        """All is in place, and this is its xxh3-128."""
+        """All is in place, and this is its xxh3-128, or AS_IT_LIES."""
         self._filled, self._digest = self.begin.size, digest
         if self._chunks is not None:
-            self._chunks.finish(digest, now)
+            self._chunks.finish(self._digest_of(self._payload), now)
         else:
             self._finish(now)
 
@@ -220,9 +224,15 @@ class SlotUpload(Upload):
         self._chunks = chunks
         chunks.filled(self._filled, now)
         if self._digest is not None:
-            chunks.finish(self._digest, now)
+            chunks.finish(self._digest_of(payload), now)
         if self.started:
             chunks.start(now)
+
+    def _digest_of(self, payload: memoryview | None) -> str:
+        """The digest that goes with chunks, which are compared with it."""
+        if self._digest == AS_IT_LIES and payload is not None:
+            self._digest = xxhash.xxh3_128_hexdigest(payload)
+        return self._digest or AS_IT_LIES
 
     def _chunks_ended(self, _chunks: ChunkedUpload, intact: bool) -> None:
         self.over = True

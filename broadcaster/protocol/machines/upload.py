@@ -37,6 +37,9 @@ from broadcaster.protocol.version import VersionInfo
 
 Out = list[Message | Chunk]
 
+MOMENT = 0.25
+"""Seconds without a word after which a granted slot that nothing was written to is idle."""
+
 
 class UploaderState(Enum):
     BEGINNING = "beginning"
@@ -276,6 +279,10 @@ class Assembler:
         """Whether `follow` has something to hash."""
         return self.state is AssemblerState.RECEIVING and self.assembly.front < self._mark
 
+    def is_idle(self, now: float) -> bool:
+        """Whether its client has a slot and has not begun to fill it, and not said anything for a moment."""
+        return not self._mark and not self.assembly.front and now - self._progress > MOMENT
+
     def follow(self) -> range:
         """Hashes what the client wrote: whole chunks, at most 4 MiB in one call. Returns the indices of those chunks."""
         front = self.assembly.front
@@ -297,12 +304,16 @@ class Assembler:
 
     def verify(self, digest: str) -> None:
         """The payload is here: COMPLETE if `digest` is its digest. Raises DigestMismatch: the upload is over then."""
-        kind = self.begin.digest_kind
-        found = self.assembly.sha256 if kind == SHA256 else self.assembly.digest
+        kind, found = self.begin.digest_kind, self.found
         if digest != found:
             self.state = AssemblerState.FAILED
             raise DigestMismatch(model_id=self.begin.model_id, digest_kind=kind, found=found, declared=digest[:64])
         self.state = AssemblerState.COMPLETE
+
+    @property
+    def found(self) -> str:
+        """The digest of what is here, of the kind that `begin` named."""
+        return self.assembly.sha256 or "" if self.begin.digest_kind == SHA256 else self.assembly.digest
 
     @property
     def deadline(self) -> float | None:

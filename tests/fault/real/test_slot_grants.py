@@ -244,6 +244,49 @@ def test_the_digest_is_compared_with_what_is_in_the_slot(broadcaster: Broadcaste
     assert again.slot == writer.slot, "it spoke its last word: its slot may come round"
 
 
+@pytest.mark.parametrize("kind", ["xxh3-128", "sha256"])
+def test_what_was_computed_in_the_slot_needs_no_digest(broadcaster: Broadcaster, peer: BarePeer, kind: str) -> None:
+    writer = Writer(peer, broadcaster.slot_dir, random.Random(5).randbytes(SIZE), digest_kind=kind)
+    assert writer.begin().kind == "grant"
+    writer.write()
+    said = writer.commit(digest="")
+    assert said.kind == "done" and said.fields["version"]["digest"] == digest(writer.payload)
+    assert peer.read("policy", 1) == writer.payload
+
+
+def test_what_the_last_begin_said_of_the_version_counts(broadcaster: Broadcaster, peer: BarePeer) -> None:
+    payload, upload_id = random.Random(6).randbytes(SIZE), os.urandom(16)
+    writer = Writer(peer, broadcaster.slot_dir, payload)
+    writer.upload_id = upload_id
+    assert writer.begin().kind == "grant"
+    said = peer.publish("policy", payload, upload_id=upload_id, user_data={"step": "7"}, metrics={"loss": 0.5})
+    assert said.kind == "done" and said.fields["version"]["user_data"] == {"step": "7"}
+    assert said.fields["version"]["metrics"] == {"loss": 0.5}
+
+
+def test_a_slot_that_was_asked_for_ahead_gives_way_to_a_payload_that_is_there(tmp_path: Path) -> None:
+    broadcaster = Inside(tmp_path, retention=Retention(16 * MIB, keep_large=2))
+    try:
+        with BarePeer(broadcaster.ready) as one, BarePeer(broadcaster.ready) as other:
+            ahead = Writer(one, broadcaster.slot_dir, bytes(9 * MIB), model="ahead")
+            assert ahead.begin().kind == "grant"
+            there = Writer(other, broadcaster.slot_dir, random.Random(7).randbytes(9 * MIB), model="there")
+            # Not in the first moment: its writer may just have begun.
+            wait_until(lambda: there.begin().kind == "grant", "the idle grant gives way")
+            assert one.heard("the end of the idle grant").code == "aborted"
+            there.write()
+            there.filled(4 * MIB)
+            refused = Writer(one, broadcaster.slot_dir, bytes(9 * MIB), model="third")
+            wait_until(lambda: other.stats()["memory_uploads"] > 0, "it is being filled")
+            time_over = time.monotonic() + 0.6
+            while time.monotonic() < time_over:
+                assert refused.begin().code == "budget-exceeded", "a slot that is being filled gives way to nobody"
+            assert there.commit().kind == "done"
+            assert other.read("there", 1) == there.payload
+    finally:
+        broadcaster.close()
+
+
 def test_a_commit_with_too_much_user_data_ends_the_upload(broadcaster: Broadcaster, peer: BarePeer) -> None:
     writer = Writer(peer, broadcaster.slot_dir, bytes(SIZE))
     writer.begin()
