@@ -113,7 +113,7 @@ class Sending:
         return upload
 
     def commit(self, upload: SlotUpload | ChunkedUpload, payload: memoryview) -> None:
-        """The payload of this upload is whole: it is committed when its turn comes. In a slot it is the broadcaster that hashes it:
+        """The payload of this upload is whole: it is committed when its turn comes. In a slot the broadcaster alone hashes it:
         nothing was copied that could be compared."""
         post = self._driver.post
         with self._one_snapshot:
