@@ -20,7 +20,7 @@ import resource
 import time
 from typing import Any
 
-from benchmarks.payload import LAST, policy_facts, stamped
+from benchmarks.payload import LAST, policy_facts, stamped, stamped_ends
 from benchmarks.processes import end_with_parent, say, told
 from broadcaster.protocol.errors import VersionEvicted
 from clients import connect
@@ -35,7 +35,7 @@ def newest(subscriber: Any) -> None:
         snapshot = subscriber.wait(newer_than=number)
         at = time.monotonic_ns()
         number = snapshot.version.number
-        say(at=at, stamp=stamped(snapshot.tensors), delivery=subscriber.stats().delivery)
+        say(at=at, stamp=stamped_ends(snapshot.payload), delivery=subscriber.stats().delivery)
 
 
 def tally(subscriber: Any) -> None:
@@ -44,7 +44,7 @@ def tally(subscriber: Any) -> None:
     while True:
         snapshot = subscriber.wait(newer_than=number)
         at = time.monotonic_ns()
-        number, stamp = snapshot.version.number, stamped(snapshot.tensors)
+        number, stamp = snapshot.version.number, stamped_ends(snapshot.payload)
         if not stamp:  # A probe: versions count from here.
             say(heard=True)
             count = 0
@@ -68,7 +68,7 @@ def crowd(url: str, model: str, delivery: str, clients: int) -> None:
             snapshots = [subscriber.wait(newer_than=number) for subscriber in subscribers]
             at = time.monotonic_ns()
             number = snapshots[0].version.number
-            say(at=at, stamp=min(stamped(one.tensors) for one in snapshots), delivery=subscribers[0].stats().delivery)
+            say(at=at, stamp=min(stamped_ends(one.payload) for one in snapshots), delivery=subscribers[0].stats().delivery)
 
 
 def look(subscriber: Any) -> None:

@@ -9,6 +9,8 @@ import numpy as np
 from clients import codec
 
 MIB = 1 << 20
+_LENGTH, _FLOAT = struct.Struct("<Q"), struct.Struct("<f")
+"""What a safetensors file begins with, and an element."""
 TENSORS = 4
 LAST = 1 << 23
 """The number of the last round of a stream: exact as a float32, and higher than any other."""
@@ -34,6 +36,16 @@ def stamp(tree: dict[str, np.ndarray], number: int) -> None:
 def stamped(tree: dict[str, np.ndarray]) -> int:
     """The round's number. Raises ValueError when the two ends are of different rounds."""
     first, last = float(tree["layer0"][0]), float(tree[f"layer{TENSORS - 1}"][-1])
+    if first != last:
+        raise ValueError(f"torn: {first} at the start, {last} at the end")
+    return int(first)
+
+
+def stamped_ends(payload: memoryview) -> int:
+    """As `stamped`, looking at nothing but the two ends, as every peer's reader does: arrays are not made, which would take the
+    processor from the readers that are still to come."""
+    header = _LENGTH.unpack_from(payload)[0]
+    first, last = (_FLOAT.unpack_from(payload, at)[0] for at in (_LENGTH.size + header, len(payload) - _FLOAT.size))
     if first != last:
         raise ValueError(f"torn: {first} at the start, {last} at the end")
     return int(first)

@@ -6,7 +6,6 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from concurrent.futures import wait as wait_for
 from dataclasses import replace
 from typing import Any
 
@@ -71,7 +70,7 @@ class Publisher:
         when the outcome is not known after `timeout` seconds: then a retry with the same `upload_id` is safe.
         """
         upload = self.begin(weights, archived, metrics, user_data, timeout, upload_id)
-        while progress is not None and not wait_for([upload.future], LOOK).done:
+        while progress is not None and not futures.ended(upload.future, LOOK):
             progress(upload.acknowledged, upload.begin.size)
         version = futures.wait(upload.future, f"publishing {self.model_id}", timeout)
         if progress is not None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
-from concurrent.futures import wait as wait_for
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -62,7 +61,7 @@ class StoredVersion:
 
     def _read(self, timeout: float, progress: Progress | None = None) -> Bytes:
         fetch = self._calls.read(self.info, timeout)
-        while progress is not None and not wait_for([fetch.future], LOOK).done:
+        while progress is not None and not futures.ended(fetch.future, LOOK):
             progress(fetch.received, self.info.size)
         payload = wait_for_fetch(fetch, timeout)
         if progress is not None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from concurrent.futures import Future
+from threading import Lock
 from typing import TypeVar
 
 from broadcaster.protocol.errors import RequestTimeout
@@ -11,11 +13,62 @@ T = TypeVar("T")
 
 GRACE = 5.0
 """Seconds that the I/O thread may be late. It ends every future by its deadline; this is for the case that it cannot."""
+AGAIN = 1.0
+"""Seconds after which a waiting thread looks for itself."""
 
 
-def new() -> Future[T]:
+class Pending(Future[T]):
+    """A future that can be waited for without its condition.
+
+    A thread that is interrupted (Ctrl-C) in the moment it has taken that condition's lock keeps it for ever, and the I/O thread,
+    which needs it to end the future, would wait as long. Here waiting threads take a lock that nobody else waits for.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.over = False
+        self._value: T | None = None
+        self._error: BaseException | None = None
+        self._ended = Lock()
+        self._ended.acquire()
+
+    def set_result(self, result: T) -> None:
+        self._value = result
+        super().set_result(result)
+        self._end()
+
+    def set_exception(self, exception: BaseException | None) -> None:
+        self._error = exception
+        super().set_exception(exception)
+        self._end()
+
+    def _end(self) -> None:
+        self.over = True
+        self._ended.release()
+
+    def wait(self, seconds: float | None) -> bool:
+        """Whether it has ended within `seconds`."""
+        until = None if seconds is None else time.monotonic() + seconds
+        while not self.over:
+            left = AGAIN if until is None else min(AGAIN, until - time.monotonic())
+            if left <= 0:
+                break
+            # Who is interrupted between these two keeps the lock: the others look again by themselves.
+            if self._ended.acquire(timeout=left):
+                self._ended.release()
+        return self.over
+
+    def outcome(self) -> T:
+        """What came of it, once it is over. Raises what went wrong."""
+        if self._error is not None:
+            raise self._error
+        value: T = self._value  # type: ignore[assignment]
+        return value
+
+
+def new() -> Pending[T]:
     """A future that only its maker ends: a user, or a cancelled task, cannot."""
-    future: Future[T] = Future()
+    future: Pending[T] = Pending()
     future.set_running_or_notify_cancel()
     return future
 
@@ -39,11 +92,16 @@ def failed(error: BaseException) -> Future[T]:
     return future
 
 
+def ended(future: Future[T], seconds: float) -> bool:
+    """Whether it has ended within `seconds`."""
+    assert isinstance(future, Pending), "every future of a client is made here"
+    return future.wait(seconds)
+
+
 def wait(future: Future[T], what: str, timeout: float | None) -> T:
     """What came of it. Raises what went wrong; RequestTimeout at the latest GRACE after the timeout."""
-    try:
-        return future.result(None if timeout is None else timeout + GRACE)
-    except TimeoutError:
-        if future.done():
-            raise
-        raise RequestTimeout(what=what, timeout=timeout) from None
+    assert isinstance(future, Pending), "every future of a client is made here"
+    if not future.wait(None if timeout is None else timeout + GRACE):
+        raise RequestTimeout(what=what, timeout=timeout)
+    value: T = future.outcome()
+    return value
