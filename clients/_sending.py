@@ -12,11 +12,11 @@ import xxhash
 
 from broadcaster.protocol.errors import Aborted
 from broadcaster.protocol.limits import CHUNK, FILLED, INLINE
-from broadcaster.protocol.messages import Begin, Publish
+from broadcaster.protocol.messages import AS_IT_LIES, Begin, Publish
 from clients import codec
 from clients._driver import futures
 from clients._driver.frames import Frames
-from clients._driver.granted import AS_IT_LIES, SlotUpload
+from clients._driver.granted import SlotUpload
 from clients._driver.loop import Driver
 from clients._driver.uploading import ChunkedUpload, Upload, WholeUpload
 from clients._line import Line
@@ -24,6 +24,8 @@ from clients._ready import Ready, nobody
 from clients.buffers import allocate, view_of
 from clients.slots.directory import SlotDirectory, SlotsUnusable
 
+TIMEOUT = 30.0
+"""Seconds that a publication may take, unless told otherwise."""
 TELL = (1 << 20, 4 << 20)
 """Bytes copied between two words to the I/O thread when chunks are sent, least and most: few enough that it starts soon, enough
 that it does not disturb the copying."""
@@ -164,7 +166,7 @@ class Sending:
                 self._doubt = time.monotonic() + DOUBT
             return None
         try:
-            view = self._driver.rooms.take(slots, grant.slot, upload.begin.size)
+            view = self._driver.grants.take(slots, grant.slot, upload.begin.size)
         except SlotsUnusable:
             upload.written()
             return None

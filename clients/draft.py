@@ -22,16 +22,13 @@ from clients._checks import check_annotations, check_metrics, check_timeout, che
 from clients._driver import futures
 from clients._driver.granted import SlotUpload
 from clients._driver.loop import Driver
-from clients._sending import Sending
+from clients._sending import TIMEOUT, Sending
 from clients.buffers import Bytes
 from clients.codec.numpy import Array, view
 from clients.codec.tree import SCALARS, Names, map_leaves
 
 if TYPE_CHECKING:
     import torch
-
-TIMEOUT = 30.0
-"""Seconds that a publication may take, unless told otherwise."""
 
 
 class Draft:
@@ -109,7 +106,8 @@ class Draft:
         user_data: Mapping[str, str] | None = None,
         timeout: float = TIMEOUT,
     ) -> Future[VersionInfo]:
-        """As `commit`, but returns once the payload is hashed, with a future; see `Publisher.publish_nowait`."""
+        """As `commit`, but returns at once where the draft lies in a slot, elsewhere once it is hashed, with a future; see
+        `Publisher.publish_nowait`."""
         self._driver.check()
         deadline = time.monotonic() + check_timeout(timeout)
         numbers, texts = check_metrics(metrics), check_user_data(user_data)
@@ -162,12 +160,10 @@ class Draft:
             array.flags.writeable = False
 
     def _done(self, upload: SlotUpload, intact: bool) -> None:
-        self._upload, grant = (
-            None,
-            upload.grant,
-        )  # Not a circle: the lease is to end with the last array, not when circles are found.
+        self._upload = None  # No circle: the lease is to end with the last array, not when circles are found.
+        grant = upload.grant
         if upload.through_slot and grant is not None and self._slots is not None:
-            self._driver.rooms.hold(self._slots, grant.slot, grant.generation, self._root)
+            self._driver.grants.hold(self._slots, grant.slot, grant.generation, self._root)
         self._sending.ended(upload, intact)
 
 

@@ -19,9 +19,9 @@ from clients._checks import check_annotations, check_metrics, check_timeout, che
 from clients._driver import futures
 from clients._driver.loop import Driver
 from clients._driver.uploading import Upload
-from clients._sending import Sending
+from clients._sending import TIMEOUT, Sending
 from clients.codec.plan import TensorPlan
-from clients.draft import TIMEOUT, Draft
+from clients.draft import Draft
 
 __all__ = ["LOOK", "TIMEOUT", "Progress", "Publisher"]
 

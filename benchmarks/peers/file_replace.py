@@ -16,8 +16,8 @@ import time
 from pathlib import Path
 
 from benchmarks.arm import Arm
-from benchmarks.peers.payload import made, stamp, stamped
-from benchmarks.processes import SHARED, Group, end_with_parent, exit_on_sigterm, say, told
+from benchmarks.peers.payload import rounds, stamped
+from benchmarks.processes import SHARED, Group, end_with_parent, exit_on_sigterm, say
 
 NAME = "a file, os.replace, polled each ms"
 READER = "maps the file, verifies nothing"
@@ -39,15 +39,9 @@ def start(group: Group, actors: int) -> Arm:
 
 def writer() -> None:
     home = Path(tempfile.mkdtemp(prefix="mb-file-", dir=SHARED if os.access(SHARED, os.W_OK) else None))
-    payload = made(0)
     try:
         say(up=True, directory=str(home))
-        for wish in told():
-            if "size" in wish:
-                payload = made(wish["size"])
-                say(size=len(payload))
-                continue
-            stamp(payload, wish["number"])
+        for payload, _ in rounds():
             began = time.monotonic_ns()
             with (home / "next").open("wb", buffering=0) as file:
                 file.write(memoryview(payload))

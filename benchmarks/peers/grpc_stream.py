@@ -19,8 +19,8 @@ from queue import SimpleQueue
 from typing import Any
 
 from benchmarks.arm import Arm
-from benchmarks.peers.payload import kept, made, stamp, stamped
-from benchmarks.processes import Group, end_with_parent, say, told
+from benchmarks.peers.payload import kept, rounds, stamped
+from benchmarks.processes import Group, end_with_parent, say
 
 NAME = "gRPC, streams of 2 MiB chunks"
 READER = "receives messages, copies them into one kept buffer, verifies nothing"
@@ -82,14 +82,9 @@ def server(actors: int) -> None:
 def publisher(address: str) -> None:
     import grpc
 
-    publish, payload = grpc.insecure_channel(address).stream_unary("/Weights/Publish"), made(0)
+    publish = grpc.insecure_channel(address).stream_unary("/Weights/Publish")
     say(up=True)
-    for wish in told():
-        if "size" in wish:
-            payload = made(wish["size"])
-            say(size=len(payload))
-            continue
-        stamp(payload, wish["number"])
+    for payload, _ in rounds():
         began = time.monotonic_ns()
         publish(_chunks(payload))
         say(start=began, copied=time.monotonic_ns() - began)

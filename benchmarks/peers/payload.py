@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+
+from benchmarks.processes import say, told
 
 _STAMP = struct.Struct("<Q")
 
@@ -33,3 +36,16 @@ def stamped(payload: Any) -> int:
     if first != last:
         raise ValueError(f"torn: {first} at the start, {last} at the end")
     return first
+
+
+def rounds() -> Iterator[tuple[Any, int]]:
+    """What a sender without anybody in between is told: for each number the payload with that number at both ends, to be sent. A
+    size makes the next payload, and is answered here."""
+    payload = made(0)
+    for wish in told():
+        if "size" in wish:
+            payload = made(wish["size"])
+            say(size=len(payload))
+        else:
+            stamp(payload, wish["number"])
+            yield payload, wish["number"]

@@ -15,8 +15,8 @@ from importlib.util import find_spec
 from typing import Any
 
 from benchmarks.arm import Arm
-from benchmarks.peers.payload import made, stamp, stamped
-from benchmarks.processes import Group, end_with_parent, exit_on_sigterm, print_elsewhere, say, told
+from benchmarks.peers.payload import made, rounds, stamped
+from benchmarks.processes import Group, end_with_parent, exit_on_sigterm, print_elsewhere, say
 
 NAME = "Ray, put + actors that get"
 READER = "maps the object, verifies nothing"
@@ -50,15 +50,9 @@ def driver(count: int) -> None:
     import ray
 
     actors = [ray.remote(num_cpus=0)(Reader).remote() for _ in range(count)]
-    payload = made(8)
-    ray.get([actor.take.remote(ray.put(payload)) for actor in actors])
+    ray.get([actor.take.remote(ray.put(made(8))) for actor in actors])
     say(up=True)
-    for wish in told():
-        if "size" in wish:
-            payload = made(wish["size"])
-            say(size=len(payload))
-            continue
-        stamp(payload, wish["number"])
+    for payload, _ in rounds():
         began = time.monotonic_ns()
         reference = ray.put(payload)
         pending = [actor.take.remote(reference) for actor in actors]

@@ -15,8 +15,8 @@ import time
 from importlib.util import find_spec
 
 from benchmarks.arm import Arm
-from benchmarks.peers.payload import made, stamp, stamped
-from benchmarks.processes import Group, end_with_parent, say, told
+from benchmarks.peers.payload import rounds, stamped
+from benchmarks.processes import Group, end_with_parent, say
 
 NAME = "Redis, SET + PUBLISH + GET"
 READER = "receives new bytes from the server, verifies nothing"
@@ -69,17 +69,12 @@ def _connect(port: int):  # type: ignore[no-untyped-def]
 
 
 def publisher(port: int) -> None:
-    connection, payload = _connect(port), made(0)
+    connection = _connect(port)
     say(up=True)
-    for wish in told():
-        if "size" in wish:
-            payload = made(wish["size"])
-            say(size=len(payload))
-            continue
-        stamp(payload, wish["number"])
+    for payload, number in rounds():
         began = time.monotonic_ns()
         connection.set(KEY, memoryview(payload))
-        connection.publish(CHANNEL, wish["number"])
+        connection.publish(CHANNEL, number)
         say(start=began, copied=time.monotonic_ns() - began)
 
 

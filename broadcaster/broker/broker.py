@@ -22,7 +22,7 @@ from broadcaster.catalog import Kept
 from broadcaster.protocol.errors import Aborted, BroadcasterError, DigestMismatch, InvalidRequest, SizeMismatch
 from broadcaster.protocol.frames import ChunkHeader
 from broadcaster.protocol.limits import CHUNK, IDLE_UPLOAD, INLINE, MAX_PAYLOAD
-from broadcaster.protocol.messages import Abort, Begin, Commit, Done, Publish
+from broadcaster.protocol.messages import AS_IT_LIES, Abort, Begin, Commit, Done, Publish
 from broadcaster.protocol.slot import SlotHeader
 from broadcaster.protocol.version import VersionInfo
 from broadcaster.slots import Slot
@@ -221,8 +221,8 @@ class Broker:
     def _verify(self, upload: Upload, now: float) -> None:
         """All of a slot is hashed: it is committed, or refused."""
         try:
-            # Nothing declared: the client computed it where it lies, and there is nothing to compare with.
-            upload.assembler.verify(upload.declared or upload.assembler.found)
+            # What was computed where it lies was copied nowhere: there is nothing to compare with.
+            upload.assembler.verify(upload.assembler.found if upload.declared == AS_IT_LIES else upload.declared)
         except DigestMismatch as error:
             self._uploads.fail(upload, error)
         else:

@@ -10,7 +10,7 @@ from broadcaster.broker.rooms import Key
 from broadcaster.protocol.errors import AlreadyExists, BroadcasterError, InvalidRequest, PayloadTooLarge, StoreUnavailable
 from broadcaster.protocol.frames import encoded_size
 from broadcaster.protocol.limits import ANNOTATIONS
-from broadcaster.protocol.messages import DIGEST_KINDS, Begin, Commit
+from broadcaster.protocol.messages import DIGEST_KINDS, LAST_WORDS, Begin, Commit
 from broadcaster.protocol.names import check_name
 
 
@@ -36,7 +36,7 @@ def check_annotations(*maps: Mapping[str, Any]) -> None:
 
 def with_last_words(begin: Begin, later: Commit | Begin) -> Begin:
     """`begin` with what is said of the version later. Raises InvalidRequest."""
-    said = {name: getattr(later, name) for name in ("user_data", "metrics", "creation_timestamp")}
+    said = {name: getattr(later, name) for name in LAST_WORDS}
     given = {name: value for name, value in said.items() if value is not None}
     if not given:
         return begin

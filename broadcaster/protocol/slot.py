@@ -10,9 +10,12 @@ that finds the version it was told of in the header, under a lease, reads that v
 
 from __future__ import annotations
 
+import re
 import struct
 from dataclasses import dataclass
 
+NAME = re.compile(r"slot-\d{1,20}-[0-9a-f]{8}")
+"""What a slot's file is called; no other file in the slot directory is."""
 HEADER = 4096
 """Bytes before the payload: one page, so that the payload is aligned for everything."""
 MAGIC = b"MBSLOT\x00\x01"

@@ -11,8 +11,8 @@ import time
 from pathlib import Path
 
 from broadcaster.protocol.errors import DirectoryUnusable
+from broadcaster.protocol.slot import NAME
 
-_NAME = re.compile(r"slot-\d+-[0-9a-f]{8}")
 _MEMORY = ("tmpfs", "ramfs", "hugetlbfs", "devtmpfs")
 """File systems that live in memory. On any other one payloads are written to a disk, sooner or later."""
 
@@ -38,7 +38,7 @@ def open_slot_directory(directory: Path) -> int:
             key="slot-dir", where=str(directory), reason="it is in use by another broadcaster; give this one its own"
         ) from None
     for entry in directory.iterdir():
-        if _NAME.fullmatch(entry.name):
+        if NAME.fullmatch(entry.name):
             entry.unlink()
     return lock
 

@@ -7,7 +7,7 @@ from concurrent.futures import Future
 from dataclasses import replace
 from typing import Any, Generic, TypeVar
 
-from broadcaster.protocol.errors import BroadcasterError, Busy, RemoteProtocolError, RequestTimeout, from_wire
+from broadcaster.protocol.errors import BroadcasterError, Busy, RemoteProtocolError, RequestTimeout
 from broadcaster.protocol.limits import RETRY
 from broadcaster.protocol.messages import Error, Message, Request
 from clients._driver import futures
@@ -60,7 +60,7 @@ class Ask(Generic[T]):
 
     def receive(self, message: Message, payload: bytes | None, now: float) -> None:
         if isinstance(message, Error):
-            self._refused(from_wire(message.code, message.message, dict(message.facts)), now)
+            self._refused(message.to_raise(), now)
         elif isinstance(message, self._answer):
             self.over = True
             try:

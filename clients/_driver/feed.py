@@ -91,14 +91,13 @@ class Feed:
         self.follower = Follower(namespace, model_id, ids.make, self.pool)
         self._outside = outside
         self._send = send
-        self._chunks = True
-        """Whether chunks are subscribed to, or will be with `topics`."""
         self._waiters: list[Waiter] = []
         self._waiters_lock = threading.Lock()
         self._listings: list[Listing] = []
         self._listed: Listed | None = None
         self.delivery.decide(outside.leases, outside.no_slots)
         self._chunks = self.delivery.chunks
+        """Whether chunks are subscribed to, or will be with `topics`."""
         self.follower.shared = self.delivery.leases is not None
 
     # --- the loop's side -------------------------------------------------------------------------------------------

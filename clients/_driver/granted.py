@@ -17,14 +17,12 @@ import xxhash
 
 from broadcaster.protocol.errors import BroadcasterError
 from broadcaster.protocol.machines.grant import SlotUploader, SlotUploaderState
-from broadcaster.protocol.messages import Abort, Begin, Filled, Grant, Message, Request
+from broadcaster.protocol.messages import AS_IT_LIES, LAST_WORDS, Abort, Begin, Filled, Grant, Message, Request
 from broadcaster.protocol.version import VersionInfo
 from clients._driver.frames import Frames
 from clients._driver.owner import Send
 from clients._driver.uploading import ChunkedUpload, Ended, Upload
 
-AS_IT_LIES = ""
-"""Instead of a digest: what lies in the slot is the payload, whatever it is."""
 _UNDECIDED = (SlotUploaderState.BEGINNING, SlotUploaderState.FAILED)
 """FAILED: over, or the broadcaster is only busy."""
 
@@ -85,7 +83,7 @@ class SlotUpload(Upload):
             if self.over or self._machine.state is SlotUploaderState.FAILED:
                 return False
             self._ended, self._until, self._timeout = ended, deadline, timeout
-            self._given = {name: getattr(last, name) for name in ("user_data", "metrics", "creation_timestamp")}
+            self._given = {name: getattr(last, name) for name in LAST_WORDS}
             self.begin = replace(self.begin, **self._given)
             self._settled = True
             return True

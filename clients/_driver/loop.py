@@ -40,8 +40,8 @@ from clients._driver.uploading import Upload
 from clients._driver.wakeup import Wakeup
 from clients._process import HERE
 from clients.slots.directory import SlotDirectory, SlotsUnusable
+from clients.slots.grants import Grants
 from clients.slots.leases import Leases
-from clients.slots.rooms import Rooms
 
 log = logging.getLogger("clients")
 
@@ -66,7 +66,7 @@ class Driver:
         """Where the broadcaster's slots are, when it is on this host and they can be used."""
         self.no_slots = "the broadcaster has not answered yet"
         """Why not, when they cannot."""
-        self.rooms = Rooms()
+        self.grants = Grants()
         """The slots that this client was granted, mapped."""
         self._leases: Leases | None = None
         self._slot_dir = slot_dir
@@ -79,6 +79,7 @@ class Driver:
         self._look_at = math.inf
         """The nearest deadline, as it was when they were looked at last: others may have moved away since."""
         self._nap = select.poll()
+        """Waits for users' commands alone."""
         self._all = Conversations()
         self._channels: dict[str, Channel] = {}
         self._greeting = False
@@ -275,7 +276,7 @@ class Driver:
         path, token = self._slot_dir or welcome.slot_dir, welcome.host_token
         if self.slots is not None and token == self.slots.token:
             return
-        self.rooms.sweep(None)
+        self.grants.sweep(None)
         self.slots = None  # Closed with its last user: a learner may be about to write to one of its slots.
         if path is None or token is None:
             self.no_slots = "the broadcaster offers no slots"

@@ -11,7 +11,7 @@ from typing import Any
 
 import zmq
 
-from broadcaster.protocol.errors import BroadcasterError, Busy, RequestTimeout, from_wire
+from broadcaster.protocol.errors import BroadcasterError, Busy, RequestTimeout
 from broadcaster.protocol.frames import Buffer, Chunk
 from broadcaster.protocol.limits import CHUNK, EAGER, RETRY
 from broadcaster.protocol.machines.upload import Out, Uploader, UploaderState
@@ -226,7 +226,7 @@ class WholeUpload(Upload):
             self._received = self.begin.size
             self._end(message.version, None)
         elif isinstance(message, Error):
-            error = from_wire(message.code, message.message, dict(message.facts))
+            error = message.to_raise()
             if not self._pause(error, now):
                 self._end(None, error)
 

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import errno
 import os
-import re
 import stat
 import sys
 from pathlib import Path
 
-from broadcaster.protocol.slot import HEADER
+from broadcaster.protocol.slot import HEADER, NAME
 
-_NAME = re.compile(r"slot-\d{1,20}-[0-9a-f]{8}")
 _TOKEN = 1024
 """Bytes of the token file that are looked at."""
 _PASSING = {errno.ENOENT, errno.EMFILE, errno.ENFILE, errno.ENOMEM}
@@ -51,7 +49,7 @@ class SlotDirectory:
 
     def open(self, name: str, size: int, *, writable: bool) -> int:
         """A descriptor, the caller's to close, of the slot with room for `size` bytes behind its header. Raises SlotsUnusable."""
-        if _NAME.fullmatch(name) is None:
+        if NAME.fullmatch(name) is None:
             raise SlotsUnusable(f"{name[:64]!r} is no name of a slot")
         try:
             flags = (os.O_RDWR if writable else os.O_RDONLY) | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK

@@ -7,7 +7,6 @@ copy.
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import mmap
 import os
@@ -19,35 +18,22 @@ from broadcaster.protocol.slot import HEADER, parse_slot_header
 from broadcaster.protocol.version import VersionInfo
 from clients.buffers import Bytes
 from clients.slots.directory import SlotDirectory, SlotsUnusable
+from clients.slots.mappings import KEPT, Mappings
 
-KEPT = 64
-"""Mappings that are kept, over all models: those used last. Each takes a descriptor and, for 64 MiB, 128 KiB of page tables."""
 SWEEP = 10.0
 """Seconds between two looks whether the files of kept mappings were unlinked: while they are mapped their memory is not free."""
-
-
-class _Mapping:
-    """A whole slot, read-only, and which file it was when it was mapped."""
-
-    def __init__(self, fd: int, size: int, file: tuple[int, int]) -> None:
-        # All pages at once: 8 ms for 64 MiB, once for each slot, instead of a fault at every page that a reader comes to.
-        flags = mmap.MAP_SHARED | getattr(mmap, "MAP_POPULATE", 0)
-        self.memory = mmap.mmap(fd, size, flags=flags, prot=mmap.PROT_READ)
-        self.file = file
 
 
 class Leases:
     """Leases on the versions in the slots of one directory. All of it runs on one thread, but for the end of a lease, which may
     come on any.
 
-    No mapping is closed here: it goes when it is not kept any more and no array over it lives.
+    The mappings are kept from version to version, and live on while an array over one does.
     """
 
     def __init__(self, directory: SlotDirectory, kept: int = KEPT) -> None:
         self.directory = directory
-        self._kept = kept
-        self._mappings: dict[str, _Mapping] = {}
-        """By name of the slot, the one used last at the end."""
+        self._mappings = Mappings(writable=False, kept=kept)
         self._swept = 0.0
 
     def lease(self, name: str, generation: int, epoch: int, version: VersionInfo) -> Bytes:
@@ -60,15 +46,15 @@ class Leases:
         try:
             _lock(fd, name)
             # From here on the file is not given to a writer: what its header says stays true.
-            mapping = self._mapping(name, fd)
-            if len(mapping.memory) < HEADER + version.size:
-                raise SlotsUnusable(f"{name} was shortened to {len(mapping.memory)} bytes")
-            if not _holds(mapping.memory, generation, epoch, version):
+            memory = self._mappings.of(self.directory, name, fd)
+            if len(memory) < HEADER + version.size:
+                raise SlotsUnusable(f"{name} was shortened to {len(memory)} bytes")
+            if not _holds(memory, generation, epoch, version):
                 what = f"version {version.number} of {version.model_id}"
                 raise SlotsUnusable(f"{name} does not hold {what} any more", passing=True)
             # A fresh frombuffer for each version: numpy makes views refer to the last array of a chain, so the finalizer of a
             # slice of a kept array would run while views live.
-            root: Bytes = np.frombuffer(mapping.memory, np.uint8, count=version.size, offset=HEADER)
+            root: Bytes = np.frombuffer(memory, np.uint8, count=version.size, offset=HEADER)
         except BaseException:
             os.close(fd)
             raise
@@ -76,51 +62,18 @@ class Leases:
         weakref.finalize(root, os.close, fd).atexit = False
         return root
 
-    def _mapping(self, name: str, fd: int) -> _Mapping:
-        """The kept mapping of this very file, or a new one."""
-        status = os.fstat(fd)
-        file = status.st_dev, status.st_ino
-        found = self._mappings.pop(name, None)
-        # A kept one whose file has grown would do, but slots do not: whatever this is, it is mapped as it is now.
-        if found is None or found.file != file or len(found.memory) != status.st_size:
-            self._drop_unlinked()
-            found = self._map(name, file)
-        self._mappings[name] = found
-        while len(self._mappings) > self._kept:
-            del self._mappings[next(iter(self._mappings))]
-        return found
-
-    def _map(self, name: str, file: tuple[int, int]) -> _Mapping:
-        # Opened for itself: mmap keeps a duplicate of the descriptor, and with it a lock that was taken through that one.
-        fd = self.directory.open(name, 0, writable=False)
-        try:
-            status = os.fstat(fd)
-            if (status.st_dev, status.st_ino) != file:
-                raise SlotsUnusable(f"{name} was swapped for another file")
-            return _Mapping(fd, status.st_size, file)
-        except (OSError, ValueError) as wrong:  # ValueError: it has become shorter since.
-            passing = getattr(wrong, "errno", None) == errno.ENOMEM
-            raise SlotsUnusable(f"{name} cannot be mapped: {wrong}", passing=passing) from None
-        finally:
-            os.close(fd)
-
     # --- letting go ------------------------------------------------------------------------------------------------
 
     def sweep(self, now: float) -> None:
         """Lets go of the mappings of files that were unlinked, now and then; to be called often."""
         if now >= self._swept + SWEEP:
             self._swept = now
-            self._drop_unlinked()
-
-    def _drop_unlinked(self) -> None:
-        gone = [name for name, mapping in self._mappings.items() if not self.directory.has(name, mapping.file[1])]
-        for name in gone:
-            del self._mappings[name]
+            self._mappings.sweep(self.directory)
 
     @property
     def kept(self) -> list[str]:
         """Names of the slots whose mappings are kept, the one used last at the end."""
-        return list(self._mappings)
+        return self._mappings.names
 
 
 def _lock(fd: int, name: str) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import gc
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,23 +18,6 @@ from tests.broadcaster_process import BroadcasterProcess
 NO_SLOTS = "/nonexistent"
 """A client that finds no slots here has its drafts in memory of its own."""
 LAYOUT = {"w": np.zeros((700, 400), np.float32), "b": [np.zeros(5, np.int64), 3], "scalar": np.float64(2.0)}
-
-
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BroadcasterProcess]:
-    with BroadcasterProcess(tmp_path_factory.mktemp("drafts") / "broadcaster") as process:
-        yield process
-
-
-@pytest.fixture
-def own(tmp_path: Path) -> Iterator[BroadcasterProcess]:
-    with BroadcasterProcess(tmp_path / "broadcaster") as process:
-        yield process
-
-
-@pytest.fixture
-def model(request: pytest.FixtureRequest) -> str:
-    return "".join(character if character.isalnum() else "-" for character in request.node.name)[-100:].strip("-")
 
 
 @pytest.fixture(params=["slot", "private"])
@@ -109,7 +91,7 @@ def test_the_slot_under_a_draft_comes_round_when_its_arrays_are_gone(shared: Bro
                 draft = publisher.draft(LAYOUT)
                 fill(draft.tree, value)
                 draft.commit()
-            assert len(client._driver.rooms) <= 12
+            assert len(client._driver.grants) <= 12
         finally:
             gc.enable()
 

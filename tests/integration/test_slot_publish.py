@@ -29,24 +29,6 @@ NO_SLOTS = "/nonexistent"
 """A client that finds no slots here gets and sends chunks."""
 
 
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BroadcasterProcess]:
-    with BroadcasterProcess(tmp_path_factory.mktemp("slots") / "broadcaster") as process:
-        yield process
-
-
-@pytest.fixture
-def own(tmp_path: Path) -> Iterator[BroadcasterProcess]:
-    """A broadcaster that a test may stop and start again."""
-    with BroadcasterProcess(tmp_path / "broadcaster") as process:
-        yield process
-
-
-@pytest.fixture
-def model(request: pytest.FixtureRequest) -> str:
-    return "".join(character if character.isalnum() else "-" for character in request.node.name)[-100:].strip("-")
-
-
 def stats(broadcaster: BroadcasterProcess) -> dict[str, float]:
     with BarePeer(broadcaster.ready) as peer:
         return peer.stats()
@@ -148,7 +130,7 @@ def test_what_goes_through_a_slot_takes_no_memory_of_this_process(shared: Broadc
         publisher = client.publisher(model)
         for _ in range(3):
             publisher.publish(os.urandom(4 * MIB))
-        assert publisher._sending.line._kept.idle == [] and len(client._driver.rooms) >= 1
+        assert publisher._sending.line._kept.idle == [] and len(client._driver.grants) >= 1
 
 
 def test_a_subscriber_elsewhere_gets_what_a_learner_writes_into_a_slot(shared: BroadcasterProcess, model: str) -> None:
@@ -172,11 +154,11 @@ def test_in_the_steady_state_the_learner_faults_no_pages(shared: BroadcasterProc
         publisher, counted = client.publisher(model), []
         for index in range(61):
             weights["w"][:] = index
-            before, mapped = faults(), len(client._driver.rooms)
+            before, mapped = faults(), len(client._driver.grants)
             version = publisher.publish(weights)
-            if index >= 40 and len(client._driver.rooms) == mapped:
+            if index >= 40 and len(client._driver.grants) == mapped:
                 counted.append(faults() - before)
-        print(f"minor faults per publish: {counted}, {len(client._driver.rooms)} slots mapped")
+        print(f"minor faults per publish: {counted}, {len(client._driver.grants)} slots mapped")
         assert len(counted) >= 18, "hardly any slot is a new one by now"
         assert sum(counted) / len(counted) < 20
         assert client.registry.get(model, version.number).tensors()["w"][-1] == 60

@@ -21,7 +21,7 @@ from broadcaster.protocol.errors import (
 )
 from broadcaster.protocol.frames import Chunk, ChunkHeader
 from broadcaster.protocol.limits import CHUNK, EAGER, FILLED, IDLE_UPLOAD, RETRY, WINDOW
-from broadcaster.protocol.machines.upload import Assembler, AssemblerState, Out, Uploader, UploaderState
+from broadcaster.protocol.machines.upload import MOMENT, Assembler, AssemblerState, Out, Uploader, UploaderState
 from broadcaster.protocol.messages import Abort, Begin, Commit, Credit, Deleted, Done, Error, Message
 from broadcaster.protocol.messages import Aborted as AbortedMessage
 from broadcaster.protocol.version import VersionInfo
@@ -398,6 +398,18 @@ def test_every_word_of_the_writer_is_progress() -> None:
     with pytest.raises(Aborted):
         machine.expire(60.0 + IDLE_UPLOAD)
     assert not machine.behind
+
+
+def test_a_slot_is_idle_while_nobody_writes_to_it_or_says_anything() -> None:
+    machine = filling()
+    assert not machine.is_idle(10.0 + MOMENT)
+    assert machine.is_idle(10.1 + MOMENT)
+    machine.filled(0, 20.0)
+    assert not machine.is_idle(20.0 + MOMENT) and machine.is_idle(20.1 + MOMENT)
+    machine.filled(CHUNK, 30.0)
+    assert not machine.is_idle(30.1 + MOMENT) and not machine.is_idle(1e9), "it is being filled, however slowly"
+    machine.follow()
+    assert not machine.is_idle(1e9)
 
 
 def test_the_digest_is_that_of_what_was_hashed_here() -> None:

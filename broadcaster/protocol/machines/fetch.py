@@ -12,7 +12,7 @@ from collections.abc import Callable
 from enum import Enum
 
 from broadcaster.protocol.assembly import Assembly
-from broadcaster.protocol.errors import BroadcasterError, DigestMismatch, RemoteProtocolError, from_wire
+from broadcaster.protocol.errors import BroadcasterError, DigestMismatch, RemoteProtocolError
 from broadcaster.protocol.frames import Chunk, ChunkHeader
 from broadcaster.protocol.limits import CHUNK, READS, RETRY
 from broadcaster.protocol.messages import XXH3, Error, Message, Read
@@ -101,7 +101,7 @@ class Fetcher:
             return []
         assert isinstance(message, Error)
         if message.request_id in self._asked:
-            self._fail(from_wire(message.code, message.message, dict(message.facts)))
+            self._fail(message.to_raise())
         return []
 
     @property

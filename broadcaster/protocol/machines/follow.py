@@ -25,7 +25,7 @@ from typing import Protocol
 import xxhash
 
 from broadcaster.protocol.assembly import Assembly
-from broadcaster.protocol.errors import BroadcasterError, from_wire
+from broadcaster.protocol.errors import BroadcasterError
 from broadcaster.protocol.frames import Buffer, Chunk, ChunkHeader
 from broadcaster.protocol.limits import BEACON_IDLE, RETRY
 from broadcaster.protocol.machines.fetch import Fetcher, FetcherState
@@ -398,7 +398,7 @@ class Follower:
             self._listed_offset = self.model_offset
             return [Hole(self._listed_number)]
         if error.request_id == self._ask_id:
-            self.error = from_wire(error.code, error.message, dict(error.facts))
+            self.error = error.to_raise()
             return []  # Asked again when its time is over.
         if incoming is None or incoming.fetcher is None:
             return []

@@ -20,10 +20,10 @@ from dataclasses import replace
 from enum import Enum
 
 from broadcaster.protocol.errors import Aborted as UploadAborted
-from broadcaster.protocol.errors import BroadcasterError, LocalProtocolError, RemoteProtocolError, from_wire
+from broadcaster.protocol.errors import BroadcasterError, LocalProtocolError, RemoteProtocolError
 from broadcaster.protocol.limits import FILLED, RETRY
 from broadcaster.protocol.machines.upload import is_forgotten
-from broadcaster.protocol.messages import Abort, Begin, Commit, Credit, Done, Error, Filled, Grant, Message
+from broadcaster.protocol.messages import LAST_WORDS, Abort, Begin, Commit, Credit, Done, Error, Filled, Grant, Message
 from broadcaster.protocol.version import VersionInfo
 
 KEEP = 20.0
@@ -73,7 +73,7 @@ class SlotUploader:
         begin = replace(self.begin, host_token=None)
         if self._commit is None:
             return begin
-        given = {name: getattr(self._commit, name) for name in ("user_data", "metrics", "creation_timestamp")}
+        given = {name: getattr(self._commit, name) for name in LAST_WORDS}
         return replace(begin, **{name: value for name, value in given.items() if value is not None})
 
     def start(self, now: float) -> list[Message]:
@@ -128,7 +128,7 @@ class SlotUploader:
                 return self.refuse()  # Withdrawn, as nothing was heard of us for long: what is in the slot goes in chunks.
             case Error():
                 self.state = SlotUploaderState.FAILED
-                self.error = from_wire(message.code, message.message, dict(message.facts))
+                self.error = message.to_raise()
                 return []
         raise RemoteProtocolError(reason=f"{message.KIND.decode()} does not belong to an upload that is {self.state.value}")
 

@@ -28,7 +28,6 @@ from broadcaster.protocol.errors import (
     LocalProtocolError,
     RemoteProtocolError,
     SizeMismatch,
-    from_wire,
 )
 from broadcaster.protocol.frames import Chunk, ChunkHeader
 from broadcaster.protocol.limits import CHUNK, EAGER, FILLED, IDLE_UPLOAD, RETRY, WINDOW
@@ -123,7 +122,7 @@ class Uploader:
                 return [] if self.state is UploaderState.BEGINNING else self._begin_again()
             case Error():
                 self.state = UploaderState.FAILED
-                self.error = from_wire(message.code, message.message, dict(message.facts))
+                self.error = message.to_raise()
                 return []
         raise RemoteProtocolError(reason=f"{message.KIND.decode()} does not belong to an upload that is {self.state.value}")
 

@@ -40,9 +40,22 @@ from broadcaster.protocol.messages.data import (
 )
 from broadcaster.protocol.messages.push import Abandon, Beacon, Event
 from broadcaster.protocol.messages.rules import DIGEST_KINDS, SHA256, XXH3, Message, Reply, Request, Rule, write_value
-from broadcaster.protocol.messages.upload import Abort, Aborted, Begin, Commit, Credit, Done, Filled, Grant, Publish
+from broadcaster.protocol.messages.upload import (
+    AS_IT_LIES,
+    LAST_WORDS,
+    Abort,
+    Aborted,
+    Begin,
+    Commit,
+    Credit,
+    Done,
+    Filled,
+    Grant,
+    Publish,
+)
 
 __all__ = [
+    "AS_IT_LIES",
     "Abandon",
     "Abort",
     "Aborted",
@@ -70,6 +83,7 @@ __all__ = [
     "Grant",
     "Hello",
     "KINDS",
+    "LAST_WORDS",
     "ListModels",
     "ListVersions",
     "Model",

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-from broadcaster.protocol.errors import Fact
+from broadcaster.protocol.errors import BroadcasterError, Fact, from_wire
 from broadcaster.protocol.messages.push import Event, some_events, write_events
 from broadcaster.protocol.messages.rules import (
     Reply,
@@ -300,3 +300,7 @@ class Error(Reply):
     code: str = rule(text)
     message: str = rule(text)
     facts: Mapping[str, Fact] = rule(fact_map, default_factory=dict)
+
+    def to_raise(self) -> BroadcasterError:
+        """The typed error that this tells of."""
+        return from_wire(self.code, self.message, dict(self.facts))

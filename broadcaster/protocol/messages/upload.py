@@ -23,6 +23,11 @@ from broadcaster.protocol.messages.rules import (
 )
 from broadcaster.protocol.version import OPAQUE, VersionInfo
 
+LAST_WORDS = ("user_data", "metrics", "creation_timestamp")
+"""Fields of a version that `begin` says, and `commit` or a later `begin` may say otherwise."""
+AS_IT_LIES = ""
+"""Instead of a digest, in the commit of a slot: what lies there is the payload, whatever it is."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Begin(Request):
