@@ -214,10 +214,10 @@ class EventsGone(RequestError, LookupError):
 
 
 class Fenced(RequestError):
-    """A newer exclusive publisher has taken over."""
+    """Another publisher is the model's only one, or this one's term was given up: `term` is its own, `current` the model's."""
 
     code = "fenced"
-    sentence = "{model_id}: term {term} is over: a publisher with term {current} has taken over"
+    sentence = "{model_id}: a publisher with term {term} may not publish: the model's term is {current} (0: none)"
 
 
 # --- the way there -------------------------------------------------------------------------------------------------

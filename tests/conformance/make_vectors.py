@@ -140,20 +140,26 @@ SLOTS = {
 }
 
 
-LATER: dict[str, tuple[str, ...]] = {
-    "begin": ("host_token",),
-    "publish": ("host_token",),
-    "commit": ("user_data", "metrics", "creation_timestamp"),
-    "welcome": ("slot_dir",),
-    "event": ("slot", "generation"),
-    "state": ("slot", "generation"),
+LATER: dict[str, dict[str, tuple[str, ...]]] = {
+    "slots": {
+        "begin": ("host_token",),
+        "publish": ("host_token",),
+        "commit": ("user_data", "metrics", "creation_timestamp"),
+        "welcome": ("slot_dir",),
+        "event": ("slot", "generation"),
+        "state": ("slot", "generation"),
+    },
+    "terms": {
+        "begin": ("term",),
+        "publish": ("term",),
+    },
 }
-"""Fields that came with slots, after the vectors of their kinds were frozen: `full` again, in `KIND+slots.json`."""
+"""Fields that came after the vectors of their kinds were frozen, by what brought them: `full` again, in `KIND+slots.json`."""
 
 
-def with_later_fields(kind: type[Message]) -> dict[str, Any]:
+def with_later_fields(kind: type[Message], brought_by: str) -> dict[str, Any]:
     made = of_kind(kind)
-    return {"kind": made["kind"], "vectors": {"full with slots": made["vectors"]["full"]}}
+    return {"kind": made["kind"], "vectors": {f"full with {brought_by}": made["vectors"]["full"]}}
 
 
 def of_headers(headers: dict[str, Any]) -> dict[str, Any]:
@@ -167,7 +173,7 @@ def of_headers(headers: dict[str, Any]) -> dict[str, Any]:
 
 def main() -> None:
     wanted = {kind.decode(): of_kind(KINDS[kind]) for kind in sorted(KINDS)}
-    wanted |= {f"{kind}+slots": with_later_fields(KINDS[kind.encode()]) for kind in sorted(LATER)}
+    wanted |= {f"{kind}+{by}": with_later_fields(KINDS[kind.encode()], by) for by, kinds in LATER.items() for kind in kinds}
     wanted |= {"chunk-header": of_headers(HEADERS), "slot-header": of_headers(SLOTS)}
     for name, content in wanted.items():
         path = FOLDER / f"{name}.json"

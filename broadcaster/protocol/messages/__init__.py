@@ -40,6 +40,7 @@ from broadcaster.protocol.messages.data import (
 )
 from broadcaster.protocol.messages.push import Abandon, Beacon, Event
 from broadcaster.protocol.messages.rules import DIGEST_KINDS, SHA256, XXH3, Message, Reply, Request, Rule, write_value
+from broadcaster.protocol.messages.terms import GiveUpTerm, GivenUp, TakeTerm, Term
 from broadcaster.protocol.messages.upload import (
     AS_IT_LIES,
     LAST_WORDS,
@@ -80,6 +81,8 @@ __all__ = [
     "GetModel",
     "GetStats",
     "GetVersion",
+    "GiveUpTerm",
+    "GivenUp",
     "Grant",
     "Hello",
     "KINDS",
@@ -100,6 +103,8 @@ __all__ = [
     "SetTags",
     "State",
     "Stats",
+    "TakeTerm",
+    "Term",
     "UpdateModel",
     "Version",
     "Versions",

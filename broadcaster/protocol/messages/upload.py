@@ -44,6 +44,7 @@ class Begin(Request):
     metrics: Mapping[str, float] = rule(number_map, default_factory=dict)
     creation_timestamp: int | None = rule(uint, default=None)
     host_token: str | None = rule(text, default=None)
+    term: int | None = rule(uint, default=None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
