@@ -18,6 +18,7 @@ from broadcaster.protocol.errors import (
     AlreadyExists,
     BudgetExceeded,
     Conflict,
+    Fact,
     InvalidRequest,
     Refused,
     UnknownModel,
@@ -76,6 +77,8 @@ class _Line:
     """The keys of `versions`, ascending."""
     resident: OrderedDict[int, None] = field(default_factory=OrderedDict)
     large: OrderedDict[int, None] = field(default_factory=OrderedDict)
+    description: str = ""
+    retention: Mapping[str, Fact] = field(default_factory=dict)
     highest: int = 0
     """The highest number ever seen here: below it, what is missing was evicted or deleted."""
     deleted: set[int] = field(default_factory=set)
@@ -100,12 +103,20 @@ class Catalog:
     # --- models ----------------------------------------------------------------------------------------------------
 
     def create(
-        self, key: Key, created: int, *, user_data: Mapping[str, str] | None = None, tags: Mapping[str, str] | None = None
+        self,
+        key: Key,
+        created: int,
+        *,
+        user_data: Mapping[str, str] | None = None,
+        tags: Mapping[str, str] | None = None,
+        description: str = "",
+        retention: Mapping[str, Fact] | None = None,
     ) -> ModelInfo:
         """A new model without versions. Raises AlreadyExists."""
         if key in self._lines:
             raise AlreadyExists(model_id=key[1], what="the model")
-        self._lines[key] = _Line(created, dict(user_data or {}), dict(tags or {}))
+        line = _Line(created, dict(user_data or {}), dict(tags or {}), description=description, retention=dict(retention or {}))
+        self._lines[key] = line
         insort(self._names.setdefault(key[0], []), key[1])
         return self.model(key)
 
@@ -124,15 +135,29 @@ class Catalog:
             newest=line.numbers[-1] if line.numbers else None,
             versions=len(line.numbers),
             creation_timestamp=line.created,
+            description=line.description,
+            retention=line.retention,
         )
 
-    def update(self, key: Key, *, user_data: Mapping[str, str] | None = None, tags: Mapping[str, str] | None = None) -> ModelInfo:
+    def update(
+        self,
+        key: Key,
+        *,
+        user_data: Mapping[str, str] | None = None,
+        tags: Mapping[str, str] | None = None,
+        description: str | None = None,
+        retention: Mapping[str, Fact] | None = None,
+    ) -> ModelInfo:
         """Replaces what is given. Raises UnknownModel."""
         line = self._line(key)
         if user_data is not None:
             line.user_data = dict(user_data)
         if tags is not None:
             line.tags = dict(tags)
+        if description is not None:
+            line.description = description
+        if retention is not None:
+            line.retention = dict(retention)
         return self.model(key)
 
     def require_deletable(self, key: Key, *, force: bool) -> None:
@@ -154,6 +179,7 @@ class Catalog:
             self._forget(line, one)
         if line.numbers:
             line.user_data, line.tags, line.aliases = {}, {}, {}
+            line.description, line.retention = "", {}
             line.deleted.update(one.info.number for one in kept)
         else:
             del self._lines[key]

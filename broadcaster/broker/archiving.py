@@ -33,7 +33,8 @@ class Archiving:
         """What the archive knew at the start."""
         for model in models:
             key = (model.namespace, model.model_id)
-            self._rooms.catalog.create(key, model.creation_timestamp, user_data=model.user_data, tags=model.tags)
+            said = {name: getattr(model, name) for name in ("user_data", "tags", "description", "retention")}
+            self._rooms.catalog.create(key, model.creation_timestamp, **said)
             self.models.add(key)
         for version in sorted(versions, key=lambda one: one.info.number):
             key = (version.info.namespace, version.info.model_id)

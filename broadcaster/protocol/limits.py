@@ -10,7 +10,9 @@ INLINE = 64 << 10
 CONTROL = 64 << 10
 """Bytes of one control map."""
 ANNOTATIONS = 16 << 10
-"""Bytes that user data, metrics and tags of one version or model may take together, as msgpack."""
+"""Bytes that user data, metrics, tags and description of one version or model may take together, as msgpack."""
+DESCRIPTION = 4 << 10
+"""Bytes of UTF-8 of one description."""
 MAX_PAYLOAD = 64 << 30
 """Bytes: no payload may be larger whatever is configured (chunk indices and sums stay far below 63 bits)."""
 WINDOW = 16

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from broadcaster.protocol.errors import Fact
+
 TENSORS = "application/vnd.safetensors"
 """Content type of a payload of tensors: a safetensors file, byte for byte."""
 OPAQUE = "application/octet-stream"
@@ -19,7 +21,7 @@ class VersionInfo:
 
     `number` starts at 1 and only grows; `creation_timestamp` is in nanoseconds since 1970; `size` is in bytes; `digest` is the
     xxh3-128 of the payload and `sha256` its SHA-256, both in lower-case hex (`sha256` is None until it is known: it
-    is for archived versions).
+    is for archived versions). `pinned`: nothing deletes it unless it is forced.
     """
 
     namespace: str
@@ -34,11 +36,14 @@ class VersionInfo:
     user_data: Mapping[str, str] = field(default_factory=dict)
     metrics: Mapping[str, float] = field(default_factory=dict)
     tags: Mapping[str, str] = field(default_factory=dict)
+    description: str = ""
+    pinned: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelInfo:
-    """A named line of versions. `newest` is the number of the newest version that can be fetched, or None."""
+    """A named line of versions. `newest` is the number of the newest version that can be fetched, or None; `retention` says which
+    archived versions are kept ({}: all)."""
 
     namespace: str
     model_id: str
@@ -48,3 +53,5 @@ class ModelInfo:
     newest: int | None = None
     versions: int = 0
     creation_timestamp: int = 0
+    description: str = ""
+    retention: Mapping[str, Fact] = field(default_factory=dict)

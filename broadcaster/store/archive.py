@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +13,7 @@ from broadcaster.protocol.errors import (
     BroadcasterError,
     Closed,
     DirectoryUnusable,
+    Fact,
     NoSpace,
     SizeMismatch,
     StoreCorrupt,
@@ -31,7 +32,7 @@ from broadcaster.store.manifests import Manifests, key_of
 from broadcaster.store.reading import OpenBlob, Reader
 from broadcaster.store.reconcile import Reconciliation, open_index
 from broadcaster.store.trash import Trash
-from broadcaster.store.values import ArchivedVersion, Health, Loaded, ModelKey
+from broadcaster.store.values import ArchivedModel, ArchivedVersion, Health, Loaded, ModelKey
 
 SPARE = 16 << 20
 """Bytes of the disk that no blob is given: the index, the manifests and the floors need room when blobs have none."""
@@ -75,10 +76,10 @@ class Archive:
         try:
             self._blobs = Blobs(layout.blobs, layout.staging, layout.quarantine, spare)
             self._manifests = Manifests(layout.manifests, layout.staging)
-            self._trash = Trash(layout.trash, layout.manifests)
+            self._trash = Trash(layout.trash, self._manifests)
             self._reader = Reader(self._blobs, self._damaged)
             self._floors = Floors(layout.root, layout.staging)
-            self._trash.empty(self._index, self._blobs)
+            self._trash.empty(self._index, None)
             self._reconcile()
             self.epoch = max(self._index.epoch() + 1, self._floors.epoch + 1, now_ms)
             self._floors.begin_epoch(self.epoch)
@@ -101,9 +102,13 @@ class Archive:
         """All models, archived versions and floors."""
         with self._gate.lock:
             self._gate.require_open()
+            models = self._index.models()
             return Loaded(
                 epoch=self.epoch,
-                models=self._index.models(),
+                models=[model.info for model in models],
+                tombstones={
+                    (model.info.namespace, model.info.model_id): model.tombstones for model in models if model.tombstones
+                },
                 versions=self._index.versions(),
                 floors=dict(self._floors.ceilings),
                 notes=list(self._notes),
@@ -164,10 +169,17 @@ class Archive:
 
     def delete_version(self, namespace: str, model_id: str, number: int) -> None:
         """Delete one version; gone for ever when this returns, also after a crash. Its number stays below the floor."""
+        self.delete_versions(namespace, model_id, [number])
+
+    def delete_versions(self, namespace: str, model_id: str, numbers: Collection[int]) -> None:
+        """Delete versions of one model, for less than one after the other costs. After a crash some may be deleted, some there.
+
+        UnknownVersion, and none is deleted, when one of them is not archived.
+        """
         with self._writing("deleting"):
-            self._version(namespace, model_id, number)
-            key = key_of(namespace, model_id)
-            self._trash.put_version(key, number)
+            for number in numbers:
+                self._version(namespace, model_id, number)
+            self._trash.put_versions(key_of(namespace, model_id), numbers)
             self._trash.empty(self._index, self._blobs, self._reader)
 
     def add_metrics(self, namespace: str, model_id: str, number: int, metrics: Mapping[str, float]) -> ArchivedVersion:
@@ -185,10 +197,25 @@ class Archive:
                 version = self._version(namespace, model_id, number)
                 self._store(replace(version, info=replace(version.info, tags=dict(tags))))
 
+    def set_description(self, namespace: str, model_id: str, number: int | None, description: str) -> None:
+        """Replace the description of an archived version, or of the model when `number` is None."""
+        with self._writing("describing"):
+            if number is None:
+                self._store_model(replace(self._model(namespace, model_id), description=description))
+            else:
+                version = self._version(namespace, model_id, number)
+                self._store(replace(version, info=replace(version.info, description=description)))
+
+    def set_pinned(self, namespace: str, model_id: str, number: int, *, pinned: bool) -> None:
+        """Pin an archived version, or let it go."""
+        with self._writing("pinning"):
+            version = self._version(namespace, model_id, number)
+            self._store(replace(version, info=replace(version.info, pinned=pinned)))
+
     # --- models ----------------------------------------------------------------------------------------------------
 
     def set_model(self, model: ModelInfo) -> None:
-        """Create a model, or replace its user data, tags, aliases and creation time."""
+        """Create a model, or replace its user data, tags, aliases, creation time, description and retention."""
         with self._writing("storing a model"):
             self._store_model(model)
 
@@ -196,6 +223,11 @@ class Archive:
         """Replace all aliases of a model."""
         with self._writing("setting aliases"):
             self._store_model(replace(self._model(namespace, model_id), aliases=dict(aliases)))
+
+    def set_retention(self, namespace: str, model_id: str, retention: Mapping[str, Fact]) -> None:
+        """Replace what is said of which versions of a model are kept. The archive keeps the words, and does not act on them."""
+        with self._writing("setting retention"):
+            self._store_model(replace(self._model(namespace, model_id), retention=dict(retention)))
 
     def delete_model(self, namespace: str, model_id: str) -> None:
         """Delete a model and all its versions; gone for ever when this returns, also after a crash. Its numbers go on."""
@@ -318,9 +350,11 @@ class Archive:
         return version
 
     def _store_model(self, model: ModelInfo) -> None:
-        stamp = self._manifests.put_model(model)
+        known = self._index.models(key_of(model.namespace, model.model_id))
+        archived = ArchivedModel(info=model, tombstones=known[0].tombstones if known else ())
+        stamp = self._manifests.put_model(archived)
         hit("manifest-durable")
-        self._index.put_model(model, stamp)
+        self._index.put_model(archived, stamp)
 
     def _raise_floors(self, ceilings: Iterable[tuple[str, str, int]]) -> None:
         # Compared with what the index holds, which is written last: a retry after an error there must not be taken for done.
@@ -335,11 +369,11 @@ class Archive:
         self._indexed_floors.update(floors)
 
     def _highest(self, namespace: str, model_id: str) -> int:
-        return max((model.newest or 0 for model in self._index.models(key_of(namespace, model_id))), default=0)
+        return max((model.info.newest or 0 for model in self._index.models(key_of(namespace, model_id))), default=0)
 
     def _model(self, namespace: str, model_id: str) -> ModelInfo:
         for model in self._index.models(key_of(namespace, model_id)):
-            return model
+            return model.info
         raise UnknownModel(namespace=namespace, model_id=model_id)
 
     def _version(self, namespace: str, model_id: str, number: int) -> ArchivedVersion:

@@ -1,6 +1,8 @@
 """One small self-checked file per archived version and per model: the truth from which the index can be rebuilt.
 
 | "MBMF" | format u16 | kind u16 | msgpack map ... | xxh3-128 of all before (16) |
+
+Fields may be added to the map: older programs step over them, and what older programs wrote lacks them.
 """
 
 from __future__ import annotations
@@ -14,11 +16,12 @@ from typing import Any, TypeVar
 import msgpack
 import xxhash
 
-from broadcaster.protocol.errors import InvalidName, StoreCorrupt
+from broadcaster.protocol.errors import Fact, InvalidName, StoreCorrupt
 from broadcaster.protocol.names import check_name
 from broadcaster.protocol.version import ModelInfo, VersionInfo
 from broadcaster.store.folders import Folder
-from broadcaster.store.values import CHUNK_DIGEST, ArchivedVersion, chunk_count
+from broadcaster.store.tombstones import Ranges, pack, unpack
+from broadcaster.store.values import CHUNK_DIGEST, ArchivedModel, ArchivedVersion, chunk_count
 
 MAGIC = b"MBMF"
 FORMAT = 1
@@ -73,6 +76,8 @@ def encode_version(version: ArchivedVersion) -> bytes:
             "user_data": dict(info.user_data),
             "metrics": dict(info.metrics),
             "tags": dict(info.tags),
+            "description": info.description,
+            "pinned": info.pinned,
             "upload_id": version.upload_id,
             "epoch": version.epoch,
             "chunk_size": version.chunk_size,
@@ -81,8 +86,9 @@ def encode_version(version: ArchivedVersion) -> bytes:
     )
 
 
-def encode_model(model: ModelInfo) -> bytes:
+def encode_model(archived: ArchivedModel) -> bytes:
     """The manifest of one model; `newest` and `versions` are not in it: they follow from the others."""
+    model = archived.info
     return _seal(
         MODEL,
         {
@@ -92,6 +98,9 @@ def encode_model(model: ModelInfo) -> bytes:
             "tags": dict(model.tags),
             "aliases": dict(model.aliases),
             "creation_timestamp": model.creation_timestamp,
+            "description": model.description,
+            "retention": dict(model.retention),
+            "tombstones": pack(archived.tombstones),
         },
     )
 
@@ -112,6 +121,8 @@ def decode_version(data: bytes, where: str) -> ArchivedVersion:
         user_data=fields.mapping("user_data", str),
         metrics=fields.mapping("metrics", float),
         tags=fields.mapping("tags", str),
+        description=fields.take("description", str, ""),
+        pinned=fields.take("pinned", bool, False),
     )
     version = ArchivedVersion(
         info=info,
@@ -125,17 +136,20 @@ def decode_version(data: bytes, where: str) -> ArchivedVersion:
     return version
 
 
-def decode_model(data: bytes, where: str) -> ModelInfo:
+def decode_model(data: bytes, where: str) -> ArchivedModel:
     """The model that a manifest describes. StoreCorrupt for anything that `encode_model` did not make."""
     fields = _Fields(_unseal(data, MODEL, where), where)
-    return ModelInfo(
+    info = ModelInfo(
         namespace=fields.name("namespace"),
         model_id=fields.name("model_id"),
         user_data=fields.mapping("user_data", str),
         tags=fields.mapping("tags", str),
         aliases=fields.mapping("aliases", int),
         creation_timestamp=fields.integer("creation_timestamp"),
+        description=fields.take("description", str, ""),
+        retention=fields.facts("retention"),
     )
+    return ArchivedModel(info=info, tombstones=fields.ranges("tombstones"))
 
 
 class Manifests:
@@ -151,10 +165,10 @@ class Manifests:
         with self.folder.folder(key_of(version.info.namespace, version.info.model_id)) as model:
             return model.put(version_file(version.info.number), data, self._staging)
 
-    def put_model(self, info: ModelInfo) -> str:
+    def put_model(self, archived: ArchivedModel) -> str:
         """Write a model's manifest durably; returns the file's stamp."""
-        with self.folder.folder(key_of(info.namespace, info.model_id)) as model:
-            return model.put(MODEL_FILE, encode_model(info), self._staging)
+        with self.folder.folder(key_of(archived.info.namespace, archived.info.model_id)) as model:
+            return model.put(MODEL_FILE, encode_model(archived), self._staging)
 
     def keys(self) -> list[str]:
         """The directories of all models."""
@@ -170,7 +184,7 @@ def read_version(model: Folder, number: int) -> ArchivedVersion:
     return found
 
 
-def read_model(model: Folder) -> ModelInfo:
+def read_model(model: Folder) -> ArchivedModel:
     """The model whose directory this is."""
     return decode_model(model.read(MODEL_FILE, MAX_MANIFEST), model.path(MODEL_FILE))
 
@@ -180,8 +194,8 @@ class _Fields:
         self._fields = fields
         self._where = where
 
-    def take(self, name: str, kind: type[T]) -> T:
-        value = self._fields.get(name)
+    def take(self, name: str, kind: type[T], default: T | None = None) -> T:
+        value = self._fields.get(name, default)
         if type(value) is not kind:
             raise _bad(self._where, f"{name} is not of type {kind.__name__}")
         return value
@@ -209,6 +223,18 @@ class _Fields:
         if any(type(value) is not kind for value in found.values()):
             raise _bad(self._where, f"a value in {name} is not of type {kind.__name__}")
         return found
+
+    def facts(self, name: str) -> dict[str, Fact]:
+        found = self.take(name, dict, {})
+        if any(value is not None and type(value) not in (str, int, float, bool) for value in found.values()):
+            raise _bad(self._where, f"a value in {name} is no plain value")
+        return found
+
+    def ranges(self, name: str) -> Ranges:
+        try:
+            return unpack(self.take(name, list, []))
+        except ValueError as error:
+            raise _bad(self._where, f"{name}: {error}") from error
 
 
 def _seal(kind: int, fields: dict[str, Any]) -> bytes:

@@ -23,9 +23,9 @@ from broadcaster.protocol.version import ModelInfo, VersionInfo
 from broadcaster.store import sqlite
 from broadcaster.store.failpoints import hit
 from broadcaster.store.manifests import key_of
-from broadcaster.store.values import ArchivedVersion, ModelKey
+from broadcaster.store.values import ArchivedModel, ArchivedVersion, ModelKey
 
-SCHEMAS = ("0001",)
+SCHEMAS = ("0001", "0002")
 """Every schema this program knows, oldest first; the last is the one it works with."""
 _MIGRATIONS = Path(__file__).parent / "migrations"
 
@@ -40,14 +40,16 @@ _models = sa.Table(
     sa.Column("id", sa.Integer, primary_key=True),
     *(sa.Column(name, sa.String) for name in ("key", "namespace", "model_id", "stamp")),
     sa.Column("creation_timestamp", sa.BigInteger),
-    sa.Column("user_data", sa.JSON),
+    sa.Column("description", sa.Text),
+    *(sa.Column(name, sa.JSON) for name in ("user_data", "retention")),
 )
 _versions = sa.Table(
     "versions",
     _schema,
     sa.Column("model", sa.Integer),
     *(sa.Column(name, sa.BigInteger) for name in ("number", "size", "creation_timestamp", "epoch", "chunk_size")),
-    *(sa.Column(name, sa.String) for name in ("digest", "sha256", "content_type", "stamp")),
+    *(sa.Column(name, sa.String) for name in ("digest", "sha256", "content_type", "description", "stamp")),
+    sa.Column("pinned", sa.Boolean),
     *(sa.Column(name, sa.LargeBinary) for name in ("upload_id", "chunk_digests")),
     sa.Column("user_data", sa.JSON),
 )
@@ -55,6 +57,7 @@ _owner = ("model", "number", "name")
 _metrics = sa.Table("metrics", _schema, *(sa.Column(name) for name in _owner), sa.Column("value", sa.Double))
 _tags = sa.Table("tags", _schema, *(sa.Column(name) for name in _owner), sa.Column("value", sa.String))
 _aliases = sa.Table("aliases", _schema, *(sa.Column(name) for name in _owner))
+_tombstones = sa.Table("tombstones", _schema, *(sa.Column(name, sa.BigInteger) for name in ("model", "first", "last")))
 
 
 class Metadata:
@@ -132,20 +135,25 @@ class Metadata:
 
     # --- models ----------------------------------------------------------------------------------------------------
 
-    def put_model(self, model: ModelInfo, stamp: str) -> None:
-        """Insert or update a model with its tags and aliases."""
+    def put_model(self, archived: ArchivedModel, stamp: str) -> None:
+        """Insert or update a model with its tags, aliases and tombstones."""
+        model = archived.info
         with self.transaction() as connection:
             where = {"key": key_of(model.namespace, model.model_id)}
-            values = {"namespace": model.namespace, "model_id": model.model_id, "stamp": stamp}
-            values |= {"creation_timestamp": model.creation_timestamp, "user_data": dict(model.user_data)}  # type: ignore[dict-item]
+            values: dict[str, Any] = {name: getattr(model, name) for name in _MODEL_INFO}
+            values |= {"user_data": dict(model.user_data), "retention": dict(model.retention), "stamp": stamp}
             _put(connection, _models, where, values)
             id_ = _id(connection, where["key"])
             _replace(connection, _tags, id_, 0, model.tags)
             connection.execute(sa.delete(_aliases).where(_aliases.c.model == id_))
             for name, number in model.aliases.items():
                 connection.execute(sa.insert(_aliases).values(model=id_, name=name, number=number))
+            connection.execute(sa.delete(_tombstones).where(_tombstones.c.model == id_))
+            if archived.tombstones:
+                rows = [{"model": id_, "first": first, "last": last} for first, last in archived.tombstones]
+                connection.execute(sa.insert(_tombstones), rows)
 
-    def models(self, key: str | None = None) -> list[ModelInfo]:
+    def models(self, key: str | None = None) -> list[ArchivedModel]:
         """All models, or the one of `key`."""
         with self._transaction() as connection:
             tags: dict[int, dict[str, str]] = defaultdict(dict)
@@ -154,11 +162,20 @@ class Metadata:
             aliases: dict[int, dict[str, int]] = defaultdict(dict)
             for row in connection.execute(_of(_aliases, key)):
                 aliases[row.model][row.name] = row.number
+            tombstones: dict[int, list[tuple[int, int]]] = defaultdict(list)
+            for row in connection.execute(_of(_tombstones, key).order_by(_tombstones.c.first)):
+                tombstones[row.model].append((row.first, row.last))
             count = sa.select(_versions.c.model, sa.func.count(), sa.func.max(_versions.c.number)).group_by(_versions.c.model)
             counts = {model: (total, newest) for model, total, newest in connection.execute(_narrowed(count, _versions, key))}
             query = sa.select(_models).order_by(_models.c.namespace, _models.c.model_id)
             rows = connection.execute(query if key is None else query.where(_models.c.key == key)).all()
-        return [_model(row, tags[row.id], aliases[row.id], *counts.get(row.id, (0, None))) for row in rows]
+        return [
+            ArchivedModel(
+                info=_model(row, tags[row.id], aliases[row.id], *counts.get(row.id, (0, None))),
+                tombstones=tuple(tombstones[row.id]),
+            )
+            for row in rows
+        ]
 
     def has_model(self, key: str) -> bool:
         """Whether there is a model of this key."""
@@ -229,7 +246,7 @@ class Metadata:
                     connection.execute(sa.delete(table).where((table.c.model == id_) & (table.c.number == number)))
             if model:
                 sha256s += connection.scalars(sa.select(_versions.c.sha256).where(_versions.c.model == id_))
-                for table in (_aliases, _tags, _metrics, _versions):
+                for table in (_tombstones, _aliases, _tags, _metrics, _versions):
                     connection.execute(sa.delete(table).where(table.c.model == id_))
                 connection.execute(sa.delete(_models).where(_models.c.id == id_))
             return sha256s
@@ -240,7 +257,8 @@ class Metadata:
 
 _BATCH = 500
 """Rows per statement."""
-_INFO = ("size", "digest", "sha256", "creation_timestamp", "content_type")
+_INFO = ("size", "digest", "sha256", "creation_timestamp", "content_type", "description", "pinned")
+_MODEL_INFO = ("namespace", "model_id", "creation_timestamp", "description")
 
 
 class _Engine:
@@ -366,6 +384,8 @@ def _model(row: Any, tags: dict[str, str], aliases: dict[str, int], versions: in
         newest=newest,
         versions=versions,
         creation_timestamp=row.creation_timestamp,
+        description=row.description,
+        retention=row.retention,
     )
 
 
@@ -383,6 +403,8 @@ def _version(row: Any, metrics: dict[str, float], tags: dict[str, str]) -> Archi
         user_data=row.user_data,
         metrics=metrics,
         tags=tags,
+        description=row.description,
+        pinned=row.pinned,
     )
     return ArchivedVersion(
         info=info, upload_id=row.upload_id, epoch=row.epoch, chunk_size=row.chunk_size, chunk_digests=row.chunk_digests

@@ -65,8 +65,9 @@ def rebuild_index(directory: Path) -> RebuildReport:
 
 def _fill(layout: Layout, index: Metadata) -> RebuildReport:
     blobs = Blobs(layout.blobs, layout.staging, layout.quarantine)
-    Trash(layout.trash, layout.manifests).empty(index, blobs)
-    found = Reconciliation(index, Manifests(layout.manifests, layout.staging), blobs)
+    manifests = Manifests(layout.manifests, layout.staging)
+    Trash(layout.trash, manifests).empty(index, None)
+    found = Reconciliation(index, manifests, blobs)
     found.run()
     floors = Floors(layout.root, layout.staging)
     try:

@@ -18,7 +18,8 @@ from broadcaster.store.layout import unusable
 from broadcaster.store.manifests import MODEL_FILE, Manifests, key_of, number_of, read_model, read_version
 from broadcaster.store.metadata import Metadata
 from broadcaster.store.sqlite import IndexDamaged
-from broadcaster.store.values import ArchivedVersion, ModelKey
+from broadcaster.store.tombstones import covers
+from broadcaster.store.values import ArchivedModel, ArchivedVersion, ModelKey
 
 
 def open_index(path: Path) -> tuple[Metadata, list[str]]:
@@ -48,8 +49,10 @@ class Reconciliation:
         """Make index and files agree, then remove blobs that nothing refers to."""
         with self._index.transaction():
             self._compare()
-        for model in self._index.models():
-            self.highest[model.namespace, model.model_id] = self._seen.get(key_of(model.namespace, model.model_id), 0)
+        for archived in self._index.models():
+            model, tombstones = archived.info, archived.tombstones
+            seen = self._seen.get(key_of(model.namespace, model.model_id), 0)
+            self.highest[model.namespace, model.model_id] = max(seen, tombstones[-1][1] if tombstones else 0)
         self._sweep()
 
     def _compare(self) -> None:
@@ -85,9 +88,9 @@ class Reconciliation:
             self._restore_model(key)
         elif stamp != known:
             try:
-                info = read_model(model)
-                _require_place(key, info.namespace, info.model_id, model.path(MODEL_FILE))
-                self._index.put_model(info, stamp)
+                archived = read_model(model)
+                _require_place(key, archived.info.namespace, archived.info.model_id, model.path(MODEL_FILE))
+                self._index.put_model(archived, stamp)
             except StoreCorrupt as error:
                 self._damaged(error)
                 self._restore_model(key)
@@ -106,14 +109,19 @@ class Reconciliation:
                 self._restore(key, {number})
         if versions and not has_model:
             info = versions[0][0].info
-            made = ModelInfo(namespace=info.namespace, model_id=info.model_id, creation_timestamp=info.creation_timestamp)
+            made = ArchivedModel(
+                info=ModelInfo(namespace=info.namespace, model_id=info.model_id, creation_timestamp=info.creation_timestamp)
+            )
             self._index.put_model(made, self._manifests.put_model(made))
         if versions:
             self._index.put_versions(key, versions)
 
     def _restore(self, key: str, numbers: set[int]) -> None:
         """Versions whose manifest is lost or damaged: written anew from the index if the blob is there, else forgotten."""
+        tombstones = next((model.tombstones for model in self._index.models(key)), ()) if numbers else ()
         for number in sorted(numbers):
+            if covers(tombstones, number):  # The index is older than the deletion.
+                self._index.remove(key, [number], model=False)
             for version in self._index.versions(key, number):
                 name = f"{version.info.model_id} version {number}"
                 if self._blobs.size(version.sha256) == version.info.size:
@@ -126,7 +134,7 @@ class Reconciliation:
     def _restore_model(self, key: str) -> None:
         for model in self._index.models(key):
             self._index.put_model(model, self._manifests.put_model(model))
-            self.notes.append(f"{model.model_id}: its manifest was lost or damaged, and is written anew from the index")
+            self.notes.append(f"{model.info.model_id}: its manifest was lost or damaged, and is written anew from the index")
 
     def _damaged(self, error: StoreCorrupt) -> None:
         if error.facts.get("newer"):

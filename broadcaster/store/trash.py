@@ -12,14 +12,17 @@ from __future__ import annotations
 import os
 import re
 import secrets
+from collections.abc import Iterable
+from dataclasses import replace
 
 from broadcaster.protocol.errors import StoreCorrupt
 from broadcaster.store.blobs import Blobs
 from broadcaster.store.failpoints import hit
 from broadcaster.store.folders import Folder
-from broadcaster.store.manifests import MAX_MANIFEST, MODEL_FILE, decode_version, number_of, version_file
+from broadcaster.store.manifests import MAX_MANIFEST, MODEL_FILE, Manifests, decode_version, number_of, read_model, version_file
 from broadcaster.store.metadata import Metadata
 from broadcaster.store.reading import Reader
+from broadcaster.store.tombstones import bounded, merged
 
 _VERSION = re.compile(r"([0-9a-f]{64})-([1-9][0-9]*)")
 _MODEL = re.compile(r"([0-9a-f]{64})-model-[0-9a-f]{32}")
@@ -28,22 +31,34 @@ _MODEL = re.compile(r"([0-9a-f]{64})-model-[0-9a-f]{32}")
 class Trash:
     """The tombstones of an archive. `pending` is true while one of them may still have work to do."""
 
-    def __init__(self, folder: Folder, manifests: Folder) -> None:
+    def __init__(self, folder: Folder, manifests: Manifests) -> None:
         self.pending = True
         self._folder = folder
-        self._manifests = manifests
+        self._all = manifests
+        self._manifests = manifests.folder
 
-    def put_version(self, key: str, number: int) -> None:
-        """Delete a version: durable when this returns."""
+    def put_versions(self, key: str, numbers: Iterable[int]) -> None:
+        """Delete versions of one model: durable when this returns; after a crash some of them may be deleted."""
         self.pending = True
         try:
             with self._manifests.folder(key, create=False) as model:
-                model.move(version_file(number), self._folder, f"{key}-{number}")
+                for number in numbers:
+                    self._put_version(model, key, number)
                 model.sync()
-        except FileNotFoundError:  # somebody took the manifest: the tombstone is an empty file then
-            os.close(self._folder.create(f"{key}-{number}"))
+        except FileNotFoundError:  # somebody took the whole model
+            for number in numbers:
+                self._put_nothing(key, number)
         self._folder.sync()
         hit("tombstone-durable")
+
+    def _put_version(self, model: Folder, key: str, number: int) -> None:
+        try:
+            model.move(version_file(number), self._folder, f"{key}-{number}")
+        except FileNotFoundError:  # somebody took the manifest: the tombstone is an empty file then
+            self._put_nothing(key, number)
+
+    def _put_nothing(self, key: str, number: int) -> None:
+        os.close(self._folder.create(f"{key}-{number}"))
 
     def put_model(self, key: str) -> None:
         """Delete a model with all its versions: durable when this returns."""
@@ -57,24 +72,57 @@ class Trash:
         self._folder.sync()
         hit("tombstone-durable")
 
-    def empty(self, index: Metadata, blobs: Blobs, reader: Reader | None = None) -> None:
-        """Finish every deletion: rows, blobs that nobody else refers to, the tombstone."""
+    def empty(self, index: Metadata, blobs: Blobs | None, reader: Reader | None = None) -> None:
+        """Finish every deletion: rows, blobs that nobody else refers to, the tombstone.
+
+        `blobs` is None while the index may not know all manifests yet: their blobs are left to the sweep that follows.
+        """
         if not self.pending:
             return
+        versions: dict[str, list[int]] = {}
         for name, _ in self._folder.scan():
             if found := _VERSION.fullmatch(name):
-                self._finish_version(name, found[1], int(found[2]), index, blobs, reader)
+                versions.setdefault(found[1], []).append(int(found[2]))
             elif found := _MODEL.fullmatch(name):
                 self._finish_model(name, found[1], index, blobs, reader)
+        for key, numbers in versions.items():
+            self._finish_versions(key, numbers, index, blobs, reader)
         self.pending = False
 
-    def _finish_version(self, name: str, key: str, number: int, index: Metadata, blobs: Blobs, reader: Reader | None) -> None:
-        sha256s = index.remove(key, [number], model=False) + _blob_of(self._folder, name)
+    def _finish_versions(self, key: str, numbers: list[int], index: Metadata, blobs: Blobs | None, reader: Reader | None) -> None:
+        names = [f"{key}-{number}" for number in numbers]
+        sha256s = index.remove(key, numbers, model=False)
+        for name in names:
+            sha256s += _blob_of(self._folder, name)
+        self._remember(key, numbers, index)
         _remove_unused(sha256s, index, blobs, reader)
-        self._folder.remove(name)
+        for name in names:
+            self._folder.remove(name)
         self._folder.sync()
 
-    def _finish_model(self, name: str, key: str, index: Metadata, blobs: Blobs, reader: Reader | None) -> None:
+    def _remember(self, key: str, numbers: list[int], index: Metadata) -> None:
+        """The model's manifest names what was deleted, so that an older index does not bring it back."""
+        model = known = next(iter(index.models(key)), None)
+        try:
+            with self._manifests.folder(key, create=False) as folder:
+                archived = [number for name, _ in folder.scan() if (number := number_of(name)) is not None]
+                try:
+                    model = read_model(folder)
+                except (FileNotFoundError, StoreCorrupt):
+                    pass  # what the index knows will do; the reconciliation that follows tells of it
+        except FileNotFoundError:
+            return  # the model was deleted too
+        if model is None:
+            return
+        tombstones = bounded(merged(model.tombstones, numbers), sorted(archived))
+        if tombstones != model.tombstones:
+            model = replace(model, tombstones=tombstones)
+            stamp = self._all.put_model(model)
+            hit("manifest-durable")
+            if known is not None:
+                index.put_model(model, stamp)
+
+    def _finish_model(self, name: str, key: str, index: Metadata, blobs: Blobs | None, reader: Reader | None) -> None:
         with self._folder.folder(name, create=False) as model:
             files = {file: number_of(file) for file, _ in model.scan()}
             numbers = [number for number in files.values() if number is not None]
@@ -101,7 +149,9 @@ def _blob_of(folder: Folder, name: str) -> list[str]:
         return []  # the row named it, or the sweep of unreferenced blobs at the next start finds it
 
 
-def _remove_unused(sha256s: list[str], index: Metadata, blobs: Blobs, reader: Reader | None) -> None:
+def _remove_unused(sha256s: list[str], index: Metadata, blobs: Blobs | None, reader: Reader | None) -> None:
+    if blobs is None:
+        return
     for sha256 in dict.fromkeys(sha256s):
         if not index.is_used(sha256):
             blobs.remove(sha256)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from broadcaster.protocol.version import ModelInfo, VersionInfo
+from broadcaster.store.tombstones import Ranges
 
 CHUNK = 1 << 20
 """Bytes per chunk of a blob: each has its own xxh3-128, checked on every read."""
@@ -37,10 +38,19 @@ class ArchivedVersion:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ArchivedModel:
+    """A model that is durable, and the numbers of its archived versions that were deleted."""
+
+    info: ModelInfo
+    tombstones: Ranges = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Loaded:
     """All that the archive knew when it was opened.
 
-    `floors` says, for every model that ever had a number (deleted ones too), the number that the next one must be above.
+    `tombstones` are the numbers of archived versions that were deleted, for models that have any. `floors` says, for every
+    model that ever had a number (deleted ones too), the number that the next one must be above.
     `notes` are sentences for the operator's log: what was found damaged and what was done about it.
     """
 
@@ -48,6 +58,7 @@ class Loaded:
     models: list[ModelInfo]
     versions: list[ArchivedVersion]
     floors: dict[ModelKey, int]
+    tombstones: dict[ModelKey, Ranges] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
 

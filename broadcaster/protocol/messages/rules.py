@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple, cast
 
 from broadcaster.protocol.errors import Fact, RemoteProtocolError
+from broadcaster.protocol.hops import MOST_DETAILS, MOST_HOPS, ErrorDetail, Hop
 from broadcaster.protocol.limits import PROTOCOL
 from broadcaster.protocol.names import DEFAULT_NAMESPACE
 from broadcaster.protocol.version import ModelInfo, VersionInfo
@@ -113,7 +114,7 @@ def a_model(value: Any) -> ModelInfo:
     return cast(ModelInfo, _value(ModelInfo, _MODEL_RULES, value))
 
 
-def _value(kind: type, rules: tuple[Rule, ...], value: Any) -> Any:
+def _value(kind: Callable[..., Any], rules: tuple[Rule, ...], value: Any) -> Any:
     if type(value) is not dict:
         raise ValueError("must be a map")
     found = {}
@@ -147,7 +148,13 @@ def write_values(values: tuple[VersionInfo | ModelInfo, ...]) -> list[dict[str, 
 
 def write_value(value: VersionInfo | ModelInfo) -> dict[str, Any]:
     """The map of a version or a model: what is empty or None is left out."""
-    return {k: v for k in value.__dataclass_fields__ if (v := getattr(value, k)) is not None and v != {}}
+    written = {k: v for k in value.__dataclass_fields__ if (v := getattr(value, k)) is not None and v != {}}
+    # Fields that came later: bytes of what says nothing in them are those of before.
+    if not value.description:
+        del written["description"]
+    if written.get("pinned") is False:
+        del written["pinned"]
+    return written
 
 
 _VERSION_RULES = (
@@ -163,6 +170,8 @@ _VERSION_RULES = (
     Rule("user_data", text_map),
     Rule("metrics", number_map),
     Rule("tags", text_map),
+    Rule("description", text),
+    Rule("pinned", flag),
 )
 _MODEL_RULES = (
     Rule("namespace", text),
@@ -173,7 +182,57 @@ _MODEL_RULES = (
     Rule("newest", uint),
     Rule("versions", uint),
     Rule("creation_timestamp", uint),
+    Rule("description", text),
+    Rule("retention", fact_map),
 )
+
+
+_HOP_RULES = (
+    Rule("node", text),
+    Rule("role", text),
+    Rule("received", uint),
+    Rule("sent", uint),
+    Rule("queued", uint),
+)
+_DETAIL_RULES = (
+    Rule("node", text),
+    Rule("role", text),
+    Rule("class", text),
+    Rule("message", text),
+    Rule("retryable", flag),
+    Rule("traceback", text),
+)
+
+
+def some_hops(value: Any) -> tuple[Hop, ...]:
+    if type(value) not in (list, tuple) or len(value) > MOST_HOPS:
+        raise ValueError(f"must be a list of at most {MOST_HOPS} hops")
+    return tuple(_value(Hop, _HOP_RULES, item) for item in value)
+
+
+def write_hops(hops: tuple[Hop, ...]) -> list[dict[str, Any]]:
+    return [{rule.name: getattr(hop, rule.name) for rule in _HOP_RULES} for hop in hops]
+
+
+def some_details(value: Any) -> tuple[ErrorDetail, ...]:
+    if type(value) not in (list, tuple) or len(value) > MOST_DETAILS:
+        raise ValueError(f"must be a list of at most {MOST_DETAILS} details")
+    return tuple(_value(_detail, _DETAIL_RULES, item) for item in value)
+
+
+def _detail(**found: Any) -> ErrorDetail:
+    """`class` is no name for a field in Python."""
+    if "class" in found:
+        found["error_class"] = found.pop("class")
+    return ErrorDetail(**found)
+
+
+def write_details(details: tuple[ErrorDetail, ...]) -> list[dict[str, Any]]:
+    written = []
+    for detail in details:
+        one = {rule.name: getattr(detail, "error_class" if rule.name == "class" else rule.name) for rule in _DETAIL_RULES}
+        written.append({name: value for name, value in one.items() if value is not None})
+    return written
 
 
 def rule(check: Callable[[Any], Any], write: Callable[[Any], Any] | None = None, **options: Any) -> Any:
@@ -221,10 +280,12 @@ class Request(Message):
     request_id: bytes = rule(identity)
     budget_ms: int | None = rule(uint, default=None)
     namespace: str = rule(text, default=DEFAULT_NAMESPACE)
+    timing: bool | None = rule(flag, default=None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reply(Message):
-    """What every reply carries: the id of the request that it answers."""
+    """What every reply carries: the id of the request that it answers, and where that was, if it asked for it."""
 
     request_id: bytes = rule(identity)
+    hops: tuple[Hop, ...] | None = rule(some_hops, write_hops, default=None)
