@@ -11,6 +11,8 @@ from __future__ import annotations
 import re
 from typing import Any, ClassVar
 
+from broadcaster.protocol.hops import ErrorDetail, Hop
+
 Fact = str | int | float | bool | None
 
 _FIELD = re.compile(r"\{(\w+)\}")
@@ -21,8 +23,14 @@ class BroadcasterError(Exception):
 
     code: ClassVar[str] = "error"
     sentence: ClassVar[str] = "{reason}"
-    retryable: ClassVar[bool] = False
+    retryable: bool = False
     """Whether the same request may succeed later without a change by the caller."""
+    request_id: str | None = None
+    """The request that this answers, in hex: what the broadcaster's log calls it. None when no request was made."""
+    details: tuple[ErrorDetail, ...] = ()
+    """What led to it where it happened, innermost first. Empty when it was not a broadcaster that said it."""
+    hops: tuple[Hop, ...] = ()
+    """Where the request was, when that was asked for; the node that refused it is the first."""
 
     def __init__(self, /, **facts: Fact) -> None:
         for name, value in facts.items():
@@ -32,7 +40,8 @@ class BroadcasterError(Exception):
         super().__init__(_FIELD.sub(lambda field: str(facts.get(field[1], "?")), self.sentence))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuild, (type(self), self.facts)
+        told = {name: value for name in ("retryable", "request_id", "details", "hops") if (value := vars(self).get(name))}
+        return _rebuild, (type(self), self.facts, told)
 
     def __getattr__(self, name: str) -> Any:
         # Reached only for a fact that was not given; known to mypy as "any attribute may exist".
@@ -43,8 +52,10 @@ class BroadcasterError(Exception):
         raise AttributeError(f"{type(self).__name__} has no fact {name!r}")
 
 
-def _rebuild(kind: type[BroadcasterError], facts: dict[str, Fact]) -> BroadcasterError:
-    return kind(**facts)
+def _rebuild(kind: type[BroadcasterError], facts: dict[str, Fact], told: dict[str, Any]) -> BroadcasterError:
+    error = kind(**facts)
+    vars(error).update(told)
+    return error
 
 
 # --- the protocol itself -------------------------------------------------------------------------------------------
@@ -299,6 +310,8 @@ def _all_kinds(kind: type[BroadcasterError]) -> list[type[BroadcasterError]]:
 
 CODES: dict[str, type[BroadcasterError]] = {kind.code: kind for kind in _all_kinds(BroadcasterError)}
 """Class by code; `kind.code` is the way back. A test fails when two classes share a code."""
+RETRYABLE = frozenset(code for code, kind in CODES.items() if kind.retryable)
+"""Codes after which the same request may succeed later, unchanged."""
 
 
 def from_wire(code: str, message: str, facts: dict[str, Fact]) -> BroadcasterError:

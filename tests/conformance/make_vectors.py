@@ -20,6 +20,7 @@ from typing import Any
 import msgpack
 
 from broadcaster.protocol.frames import ChunkHeader, encode
+from broadcaster.protocol.hops import ErrorDetail, Hop
 from broadcaster.protocol.limits import CHUNK
 from broadcaster.protocol.messages import KINDS, Event, Message, push, rules
 from broadcaster.protocol.slot import SlotHeader
@@ -83,6 +84,11 @@ SAMPLES: dict[Any, Any] = {
     rules.some_versions: (VERSION,),
     rules.some_models: (MODEL,),
     push.some_events: (EVENT,),
+    rules.some_hops: (Hop(node="lab-7", role="broadcaster", received=1_700_000_000_123_456_789, sent=1, queued=250_000),),
+    rules.some_details: (
+        ErrorDetail(node="lab-7", role="broadcaster", error_class="OSError", message="no", retryable=False, traceback="at 1"),
+        ErrorDetail(node="lab-7", role="broadcaster", error_class="StoreUnavailable", message="naïve ✓", retryable=True),
+    ),
 }
 """A value for each rule."""
 
@@ -140,6 +146,8 @@ SLOTS = {
 }
 
 
+EVERY_REQUEST, EVERY_REPLY = ("timing",), ("hops",)
+"""Fields that all requests and all replies got later: frozen with a few of them."""
 LATER: dict[str, dict[str, tuple[str, ...]]] = {
     "slots": {
         "begin": ("host_token",),
@@ -152,6 +160,13 @@ LATER: dict[str, dict[str, tuple[str, ...]]] = {
     "terms": {
         "begin": ("term",),
         "publish": ("term",),
+    },
+    "timing": {
+        "begin": EVERY_REQUEST,
+        "done": EVERY_REPLY,
+        "error": (*EVERY_REPLY, "details"),
+        "get-stats": EVERY_REQUEST,
+        "stats": EVERY_REPLY,
     },
 }
 """Fields that came after the vectors of their kinds were frozen, by what brought them: `full` again, in `KIND+slots.json`."""

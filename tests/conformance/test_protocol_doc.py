@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 
 from broadcaster.protocol import errors, limits, names
-from broadcaster.protocol.errors import CODES, BroadcasterError
+from broadcaster.protocol.errors import CODES, RETRYABLE, BroadcasterError
 from broadcaster.protocol.frames import HEADER, HEADER_VERSION, MAGIC
+from broadcaster.protocol.hops import ErrorDetail, Hop
 from broadcaster.protocol.machines.fetch import FetcherState
 from broadcaster.protocol.machines.follow import FollowerState
 from broadcaster.protocol.machines.grant import SlotUploaderState
@@ -42,6 +43,9 @@ TYPES: dict[Callable[[Any], Any], str] = {
     rules.some_versions: "[version-info]",
     rules.some_models: "[model-info]",
     push.some_events: "[event]",
+    acks.some_subscribers: "[subscriber-info]",
+    rules.some_hops: "[hop]",
+    rules.some_details: "[detail]",
 }
 """How the grammar names what a rule accepts."""
 
@@ -90,7 +94,7 @@ def test_every_message_has_its_rule(kind: bytes) -> None:
 
 
 def test_every_rule_has_its_message() -> None:
-    assert set(GRAMMAR) == {kind.decode() for kind in KINDS} | {"request", "reply", "version-info", "model-info"}
+    assert set(GRAMMAR) == {kind.decode() for kind in KINDS} | {"request", "reply", "version-info", "model-info", "hop", "detail"}
 
 
 def test_what_all_requests_and_replies_carry_is_written_down() -> None:
@@ -104,6 +108,15 @@ def test_versions_and_models_are_written_down() -> None:
     assert GRAMMAR["model-info"] == written(ModelInfo, rules._MODEL_RULES)
     for kind, given in ((VersionInfo, rules._VERSION_RULES), (ModelInfo, rules._MODEL_RULES)):
         assert [field.name for field in fields(kind)] == [rule.name for rule in given]
+
+
+def test_hops_and_details_are_written_down() -> None:
+    for name, kind, given in (("hop", Hop, rules._HOP_RULES), ("detail", ErrorDetail, rules._DETAIL_RULES)):
+        names = [rule.name.replace("class", "error_class") for rule in given]
+        assert [field.name for field in fields(kind)] == names
+        assert [part.replace("class:", "error_class:") for part in GRAMMAR[name]] == written(
+            kind, tuple(rule._replace(name=other) for rule, other in zip(given, names, strict=True))
+        )
 
 
 def test_every_type_of_the_grammar_is_explained() -> None:
@@ -153,6 +166,11 @@ LIMITS = {
     "chunks under way of one upload": f"`until` - `received` ≤ {limits.WINDOW}",
     "entries of a page": f"{limits.PAGE:,}, and as many as fit into a control map",
     "payload": f"{size(limits.MAX_PAYLOAD)}, and what the memory budget allows",
+    "name of a client": f"{limits.NAME} characters",
+    "subscribers of a model that acks are kept of": f"{limits.SUBSCRIBERS:,}",
+    "acks of one subscriber": f"{1 / limits.ACK_INTERVAL:g} a second",
+    "acks without news": f"every {limits.ACK_IDLE:g} s",
+    "silence after which a subscriber is forgotten": f"{limits.ACK_SILENT:g} s",
     "silence after which a client asks again": f"{limits.RETRY:g} s",
     "an upload without progress": f"{limits.IDLE_UPLOAD:g} s",
 }
@@ -223,6 +241,11 @@ def made_in(path: Path) -> set[type[BroadcasterError]]:
 def test_every_code_that_travels_is_in_the_table_with_its_sentence() -> None:
     rows = {row[0].strip("`"): row[1] for row in table("9. Errors")}
     assert rows == {code: kind.sentence.replace("{reason}", "…") for code, kind in CODES.items() if code not in STAY}
+
+
+def test_the_codes_after_which_one_may_try_again_are_listed() -> None:
+    (listed,) = re.findall(r"^Retryable: (.+)\.$", DOC, re.MULTILINE)
+    assert sorted(re.findall(r"`([a-z-]+)`", listed)) == sorted(RETRYABLE - set(STAY))
 
 
 def test_no_room_of_the_broadcaster_makes_an_error_that_does_not_travel() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
+from broadcaster.protocol.hops import ErrorDetail, Hop
 from broadcaster.protocol.messages import KINDS, Event, Message, Rule, data, push, rules
 from broadcaster.protocol.version import ModelInfo, VersionInfo
 
@@ -60,6 +61,18 @@ VALUES: dict[Callable[[Any], Any], st.SearchStrategy[Any]] = {
 }
 VALUES[rules.a_version] = _made(VersionInfo, checks_of(rules._VERSION_RULES))
 VALUES[rules.a_model] = _made(ModelInfo, checks_of(rules._MODEL_RULES))
+VALUES[rules.some_hops] = _list_of(st.builds(Hop, node=TEXT, role=TEXT, received=UINT, sent=UINT, queued=UINT))
+VALUES[rules.some_details] = _list_of(
+    st.builds(
+        ErrorDetail,
+        node=TEXT,
+        role=TEXT,
+        error_class=TEXT,
+        message=TEXT,
+        retryable=st.booleans(),
+        traceback=st.none() | TEXT,
+    )
+)
 VALUES[rules.some_versions] = _list_of(VALUES[rules.a_version])
 VALUES[rules.some_models] = _list_of(VALUES[rules.a_model])
 VALUES[push.some_events] = _list_of(st.deferred(lambda: messages(Event)))

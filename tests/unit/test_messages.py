@@ -29,6 +29,9 @@ ID = bytes(16)
 VERSION = {"namespace": "n", "model_id": "m", "number": 1, "size": 2, "digest": "d", "creation_timestamp": 3}
 EVENT = {"epoch": 1, "offset": 1, "previous": 0, "namespace": "n", "model_id": "m", "event": "updated"}
 
+HOP = {"node": "a", "role": "broadcaster", "received": 1, "sent": 2, "queued": 0}
+DETAIL = {"node": "a", "role": "broadcaster", "class": "OSError", "message": "no", "retryable": False}
+
 GOOD: list[tuple[Callable[[Any], Any], list[Any]]] = [
     (rules.uint, [0, 1, (1 << 63) - 1]),
     (rules.integer, [-(1 << 63) + 1, 0, (1 << 63) - 1]),
@@ -47,6 +50,8 @@ GOOD: list[tuple[Callable[[Any], Any], list[Any]]] = [
     (rules.a_model, [{"namespace": "n", "model_id": "m"}]),
     (rules.some_versions, [[], [VERSION], (VERSION,)]),
     (rules.some_models, [[], [{"namespace": "n", "model_id": "m"}]]),
+    (rules.some_hops, [[], [HOP], (HOP,), [HOP] * 16]),
+    (rules.some_details, [[], [DETAIL], [DETAIL | {"traceback": "at 1"}], [DETAIL] * 16]),
     (push.some_events, [[], [EVENT], (EVENT,)]),
 ]
 BAD: list[tuple[Callable[[Any], Any], list[Any], str]] = [
@@ -67,6 +72,8 @@ BAD: list[tuple[Callable[[Any], Any], list[Any], str]] = [
     (rules.a_model, ["x", {}, {"namespace": "n"}, {"namespace": "n", "model_id": 1}], ""),
     (rules.some_versions, [{}, "x", [1], [{}], [VERSION | {"size": "x"}]], ""),
     (rules.some_models, [{}, 1, [1], [{}]], ""),
+    (rules.some_hops, [{}, 1, [1], [{}], [HOP | {"sent": -1}], [HOP] * 17], ""),
+    (rules.some_details, [{}, 1, [1], [{}], [{**DETAIL, "class": 1}], [DETAIL | {"retryable": 1}], [DETAIL] * 17], ""),
     (push.some_events, [{}, 1, [1], [None], [[]], [{}], [EVENT | {"epoch": -1}]], ""),
 ]
 
@@ -176,3 +183,10 @@ def test_a_slots_header_comes_back_and_an_empty_one_is_none() -> None:
     assert parse_slot_header(raw) == header == parse_slot_header(memoryview(raw))
     for wrong in (bytes(HEADER), raw[:-1], b"X" + raw[1:], raw[:56] + b"\xff\xff" + raw[58:], raw[:58] + b"\xff" + raw[59:]):
         assert parse_slot_header(wrong) is None
+
+
+def test_hops_and_details_are_written_as_they_are_read() -> None:
+    assert rules.write_hops(rules.some_hops([HOP])) == [HOP]
+    for detail in (DETAIL, DETAIL | {"traceback": "at 1"}):
+        (read,) = rules.some_details([detail])
+        assert read.error_class == "OSError" and rules.write_details((read,)) == [detail]

@@ -8,6 +8,17 @@ from __future__ import annotations
 
 from dataclasses import fields
 
+from broadcaster.protocol.messages.acks import (
+    APPLIED,
+    RECEIVED,
+    STAGES,
+    Ack,
+    Acks,
+    AwaitAcks,
+    ListSubscribers,
+    Subscribers,
+    write_subscriber,
+)
 from broadcaster.protocol.messages.data import (
     AddMetrics,
     Archive,
@@ -38,7 +49,9 @@ from broadcaster.protocol.messages.data import (
     Versions,
     Welcome,
 )
+from broadcaster.protocol.messages.ping import Ping, Pong
 from broadcaster.protocol.messages.push import Abandon, Beacon, Event
+from broadcaster.protocol.messages.retention import Pin, Prune, Pruned, SetRetention
 from broadcaster.protocol.messages.rules import DIGEST_KINDS, SHA256, XXH3, Message, Reply, Request, Rule, write_value
 from broadcaster.protocol.messages.terms import GiveUpTerm, GivenUp, TakeTerm, Term
 from broadcaster.protocol.messages.upload import (
@@ -56,12 +69,16 @@ from broadcaster.protocol.messages.upload import (
 )
 
 __all__ = [
+    "APPLIED",
     "AS_IT_LIES",
     "Abandon",
     "Abort",
     "Aborted",
+    "Ack",
+    "Acks",
     "AddMetrics",
     "Archive",
+    "AwaitAcks",
     "Beacon",
     "Begin",
     "Best",
@@ -88,21 +105,31 @@ __all__ = [
     "KINDS",
     "LAST_WORDS",
     "ListModels",
+    "ListSubscribers",
     "ListVersions",
     "Model",
     "Message",
     "Models",
+    "Pin",
+    "Ping",
+    "Pong",
+    "Prune",
+    "Pruned",
     "Publish",
     "Read",
     "Replay",
     "Reply",
     "Request",
     "Rule",
+    "RECEIVED",
     "SHA256",
+    "STAGES",
     "SetAlias",
+    "SetRetention",
     "SetTags",
     "State",
     "Stats",
+    "Subscribers",
     "TakeTerm",
     "Term",
     "UpdateModel",
@@ -110,6 +137,7 @@ __all__ = [
     "Versions",
     "Welcome",
     "XXH3",
+    "write_subscriber",
     "write_value",
 ]
 

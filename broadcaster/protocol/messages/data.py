@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-from broadcaster.protocol.errors import BroadcasterError, Fact, from_wire
+from broadcaster.protocol.errors import CODES, BroadcasterError, Fact, from_wire
+from broadcaster.protocol.hops import ErrorDetail
 from broadcaster.protocol.messages.push import Event, some_events, write_events
 from broadcaster.protocol.messages.rules import (
     Reply,
@@ -19,6 +20,7 @@ from broadcaster.protocol.messages.rules import (
     number_map,
     reference,
     rule,
+    some_details,
     some_models,
     some_versions,
     text,
@@ -26,6 +28,7 @@ from broadcaster.protocol.messages.rules import (
     text_or_nil_map,
     uint,
     uint_map,
+    write_details,
     write_value,
     write_values,
 )
@@ -300,7 +303,12 @@ class Error(Reply):
     code: str = rule(text)
     message: str = rule(text)
     facts: Mapping[str, Fact] = rule(fact_map, default_factory=dict)
+    details: tuple[ErrorDetail, ...] | None = rule(some_details, write_details, default=None)
 
     def to_raise(self) -> BroadcasterError:
         """The typed error that this tells of."""
-        return from_wire(self.code, self.message, dict(self.facts))
+        error = from_wire(self.code, self.message, dict(self.facts))
+        error.request_id, error.details, error.hops = self.request_id.hex(), self.details or (), self.hops or ()
+        if self.code not in CODES and error.details:
+            error.retryable = error.details[-1].retryable  # A newer peer knows more about its codes than we do.
+        return error

@@ -107,14 +107,14 @@ def fact_map(value: Any) -> dict[str, Fact]:
 
 
 def a_version(value: Any) -> VersionInfo:
-    return cast(VersionInfo, _value(VersionInfo, _VERSION_RULES, value))
+    return cast(VersionInfo, a_value(VersionInfo, _VERSION_RULES, value))
 
 
 def a_model(value: Any) -> ModelInfo:
-    return cast(ModelInfo, _value(ModelInfo, _MODEL_RULES, value))
+    return cast(ModelInfo, a_value(ModelInfo, _MODEL_RULES, value))
 
 
-def _value(kind: Callable[..., Any], rules: tuple[Rule, ...], value: Any) -> Any:
+def a_value(kind: Callable[..., Any], rules: tuple[Rule, ...], value: Any) -> Any:
     if type(value) is not dict:
         raise ValueError("must be a map")
     found = {}
@@ -207,7 +207,7 @@ _DETAIL_RULES = (
 def some_hops(value: Any) -> tuple[Hop, ...]:
     if type(value) not in (list, tuple) or len(value) > MOST_HOPS:
         raise ValueError(f"must be a list of at most {MOST_HOPS} hops")
-    return tuple(_value(Hop, _HOP_RULES, item) for item in value)
+    return tuple(a_value(Hop, _HOP_RULES, item) for item in value)
 
 
 def write_hops(hops: tuple[Hop, ...]) -> list[dict[str, Any]]:
@@ -217,7 +217,7 @@ def write_hops(hops: tuple[Hop, ...]) -> list[dict[str, Any]]:
 def some_details(value: Any) -> tuple[ErrorDetail, ...]:
     if type(value) not in (list, tuple) or len(value) > MOST_DETAILS:
         raise ValueError(f"must be a list of at most {MOST_DETAILS} details")
-    return tuple(_value(_detail, _DETAIL_RULES, item) for item in value)
+    return tuple(a_value(_detail, _DETAIL_RULES, item) for item in value)
 
 
 def _detail(**found: Any) -> ErrorDetail:
