@@ -17,6 +17,7 @@ from broadcaster.broker.memory import Memory, where
 from broadcaster.broker.numbering import Numbering
 from broadcaster.broker.reading import Reading
 from broadcaster.broker.rooms import Caller, Front, Key, Place, Rooms, submit
+from broadcaster.broker.terms import Terms
 from broadcaster.broker.uploads import Stage, Upload, Uploads
 from broadcaster.catalog import Kept
 from broadcaster.protocol.errors import Aborted, BroadcasterError, DigestMismatch, InvalidRequest, SizeMismatch
@@ -59,6 +60,7 @@ class Broker:
         self._uploads = Uploads(self.memory, front, rooms.stats, max_payload=limit, make_id=make_id, idle=idle)
         self.chunks = Chunks(self._uploads, rooms.stats)
         self.filling = Filling(self._uploads, front, rooms.stats)
+        self.terms = Terms(rooms, front, self._uploads)
         self._numbering = Numbering(rooms, front, go=self._commit, fail=self._uploads.fail)
         self.archiving = Archiving(rooms, front, self.memory, self._uploads)
         self.reading = Reading(rooms, front, self.memory, self.archiving, clock)
@@ -87,7 +89,8 @@ class Broker:
         return begin.host_token == self._host_token
 
     def _reserve(self, begin: Begin, caller: Caller, now: float) -> Upload:
-        """Room in memory, and numbers soon. Raises what `Uploads.reserve` does."""
+        """Room in memory, and numbers soon. Raises Fenced, and what `Uploads.reserve` does."""
+        self.terms.require(begin)
         upload = self._uploads.reserve(begin, caller, now)
         self._numbering.want(upload.key, now)
         return upload
@@ -233,6 +236,9 @@ class Broker:
     def _commit(self, upload: Upload, now: float) -> None:
         """The payload is whole and right. From here on, in this order and no other."""
         rooms, key, begin = self.rooms, upload.key, upload.begin
+        if self.terms.held.get(key) != begin.term:  # Another publisher took over while this one waited for its number.
+            self._uploads.fail(upload, self.terms.fenced(begin))
+            return
         number = rooms.numbers.take(key)  # from a block that is durable already: never handed out twice
         if number is None:
             upload.stage = Stage.NUMBERING

@@ -127,6 +127,7 @@ class Core:
             idle=self._options.idle_upload,
         )
         self._broker.archiving.load(loaded.models, loaded.versions)
+        self._broker.terms.load(loaded.terms)
         (directory / "token").write_text(self._token)
         self._closing.append(lambda: (directory / "token").unlink(missing_ok=True))
         requests = Requests(self._broker, Registry(self._broker, self.loop, time.time_ns), self._welcome, self._gauges)

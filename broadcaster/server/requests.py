@@ -17,6 +17,7 @@ from broadcaster.protocol.messages import (
     GetModel,
     GetStats,
     GetVersion,
+    GiveUpTerm,
     Hello,
     ListModels,
     ListVersions,
@@ -26,13 +27,14 @@ from broadcaster.protocol.messages import (
     SetAlias,
     SetTags,
     Stats,
+    TakeTerm,
     UpdateModel,
     Welcome,
 )
 from broadcaster.registry import Registry
 from broadcaster.server.changes import Changes
 
-_CHANGES = (CreateModel, UpdateModel, DeleteModel, DeleteVersion, Archive, SetAlias, SetTags, AddMetrics)
+_CHANGES = (CreateModel, UpdateModel, DeleteModel, DeleteVersion, Archive, SetAlias, SetTags, AddMetrics, TakeTerm, GiveUpTerm)
 
 
 class Requests:
@@ -106,5 +108,9 @@ class Requests:
                     registry.set_tags(request, caller, now)
                 case AddMetrics():
                     registry.add_metrics(request, caller, now)
+                case TakeTerm():
+                    self._broker.terms.take(request, caller)
+                case GiveUpTerm():
+                    self._broker.terms.give_up(request, caller)
         except BroadcasterError as error:
             caller.refuse(error)

@@ -82,7 +82,7 @@ class Archive:
             self._trash.empty(self._index, None)
             self._reconcile()
             self.epoch = max(self._index.epoch() + 1, self._floors.epoch + 1, now_ms)
-            self._floors.begin_epoch(self.epoch)
+            self._floors.begin_epoch(self.epoch, fresh=not self._index.epoch() and not self._floors.ceilings)
             self._index.begin_epoch(self.epoch)
             for sha256 in self._blobs.quarantined():
                 self._reader.condemn(sha256)
@@ -109,6 +109,7 @@ class Archive:
                 tombstones={
                     (model.info.namespace, model.info.model_id): model.tombstones for model in models if model.tombstones
                 },
+                terms=self._floors.held,
                 versions=self._index.versions(),
                 floors=dict(self._floors.ceilings),
                 notes=list(self._notes),
@@ -252,6 +253,22 @@ class Archive:
         with self._writing("releasing numbers"):
             lowered = [(namespace, model_id, max(last, self._highest(namespace, model_id))) for namespace, model_id, last in used]
             self._floors.lower_to(lowered)
+    # --- terms -----------------------------------------------------------------------------------------------------
+
+    def take_term(self, namespace: str, model_id: str, publisher: bytes) -> int:
+        """The model's next term, which `publisher` (16 bytes) holds from now on; the newest again if that is its own.
+
+        Durable when this returns, and never given to another, also when the model is deleted or the index lost.
+        """
+        with self._writing("taking a term"):
+            return self._floors.take_term((namespace, model_id), publisher)
+
+    def give_up_term(self, namespace: str, model_id: str, publisher: bytes | None) -> int | None:
+        """Nobody holds the model's term any more, durably: returns which one that was. None when `publisher` does not hold it, or
+        (where that is None) nobody did."""
+        with self._writing("giving up a term"):
+            return self._floors.give_up_term((namespace, model_id), publisher)
+
             self._index_floors(_keys(lowered) & self._floors.ceilings.keys())
 
     # --- life ------------------------------------------------------------------------------------------------------

@@ -1,8 +1,10 @@
-"""Numbers that were handed out, in a file outside the index, so that no version number is ever used twice.
+"""Numbers that were handed out, in a file outside the index, so that no version number and no term is ever used twice.
 
 An append-only file of self-checked records; a torn or damaged record costs itself only.
 
     | "MBFL" | length u32 | msgpack [kind, namespace, model_id, number] | xxh3-128 of all before (16) |
+
+A term's record has a fifth part: the id of the publisher that holds the term, empty when nobody does.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 import msgpack
 import xxhash
@@ -25,10 +28,22 @@ _MAX_RECORD = 1024
 COMPACT_AT = 1 << 20
 """Bytes of the file at which it is written anew with one record per model."""
 
-RAISE, LOWER, EPOCH = "raise", "lower", "epoch"
+RAISE, LOWER, EPOCH, TERM = "raise", "lower", "epoch", "term"
 
-Record = tuple[str, str, str, int]
-"""(kind, namespace, model_id, number)."""
+Record = tuple[str, str, str, int] | tuple[str, str, str, int, bytes]
+"""(kind, namespace, model_id, number), of a term with its holder behind that."""
+
+
+class Term(NamedTuple):
+    """The newest term of a model, and the id of the publisher that holds it: empty when it was given up."""
+
+    number: int
+    holder: bytes
+
+
+NOBODY = b""
+NO_MODEL = ("", "")
+"""In the place of a model: all terms are above this one's number."""
 
 
 def encode(record: Record) -> bytes:
@@ -59,11 +74,14 @@ def _decode_one(data: bytes, at: int) -> tuple[Record | None, int]:
     match msgpack.unpackb(data[at + _HEAD.size : end]):
         case [str(kind), str(namespace), str(model_id), int(number)]:
             return (kind, namespace, model_id, number), end + _CHECK - at
+        case [str(kind), str(namespace), str(model_id), int(number), bytes(holder)]:
+            return (kind, namespace, model_id, number, holder), end + _CHECK - at
     return None, 1
 
 
 class Floors:
-    """`ceilings`: per model the highest number that may have been handed out. `epoch`: the newest epoch recorded."""
+    """`ceilings`: per model the highest number that may have been handed out. `terms`: its newest term. `epoch`: the newest epoch
+    recorded."""
 
     def __init__(self, root: Folder, staging: Folder) -> None:
         """Read the file, if there is one, and write it anew in its shortest form."""
@@ -71,6 +89,7 @@ class Floors:
         self._staging = staging
         self._fd = -1
         self.ceilings: dict[ModelKey, int] = {}
+        self.terms: dict[ModelKey, Term] = {}
         self.epoch = 0
         try:
             for record in decode(root.read(FLOORS, 1 << 30)):
@@ -87,9 +106,44 @@ class Floors:
         """Numbers above these were never used, says who took them: give them back, durably."""
         self._append([(LOWER, *entry) for entry in used if entry[2] < self.ceilings.get(entry[:2], 0)])
 
-    def begin_epoch(self, epoch: int) -> None:
-        """Remember the epoch, durably."""
-        self._append([(EPOCH, "", "", epoch)])
+    def term(self, key: ModelKey) -> Term:
+        """The newest term of a model; one that nobody holds when none was taken."""
+        least = self.terms.get(NO_MODEL, Term(0, NOBODY))
+        own = self.terms.get(key, least)
+        return own if own.number >= least.number else least
+
+    @property
+    def held(self) -> dict[ModelKey, int]:
+        """The terms that somebody holds."""
+        return {key: term.number for key in self.terms if (term := self.term(key)).holder}
+
+    def take_term(self, key: ModelKey, holder: bytes) -> int:
+        """The next term, or the newest if `holder` holds that. Durable when this returns."""
+        term = self.term(key)
+        if term.holder != holder:
+            term = Term(term.number + 1, holder)
+            self._append([(TERM, *key, *term)])
+        return term.number
+
+    def give_up_term(self, key: ModelKey, holder: bytes | None) -> int | None:
+        """Nobody holds the model's term any more, durably, and which one that was; None when `holder` does not hold it (when
+        None: nobody)."""
+        term = self.term(key)
+        if term.holder == NOBODY or holder not in (None, term.holder):
+            return None
+        self._append([(TERM, *key, *Term(term.number, NOBODY))])
+        return term.number
+
+    def begin_epoch(self, epoch: int, *, fresh: bool = True) -> None:
+        """Remember the epoch, durably. `fresh`: this is its first one, as far as anybody knows.
+
+        If it is not, and this file knows nothing of terms, it was lost: terms begin above `epoch` then, which is more than were
+        ever taken.
+        """
+        records: list[Record] = [(EPOCH, "", "", epoch)]
+        if NO_MODEL not in self.terms:
+            records.append((TERM, *NO_MODEL, 0 if fresh else epoch, NOBODY))
+        self._append(records)
 
     def close(self) -> None:
         if self._fd >= 0:
@@ -111,8 +165,11 @@ class Floors:
             self._apply(record)
 
     def _apply(self, record: Record) -> None:
-        kind, namespace, model_id, number = record
-        if kind == EPOCH:
+        kind, namespace, model_id, number = record[:4]
+        if len(record) == 5:
+            if number >= self.terms.get((namespace, model_id), Term(0, NOBODY)).number:
+                self.terms[namespace, model_id] = Term(number, record[4])
+        elif kind == EPOCH:
             self.epoch = max(self.epoch, number)
         elif kind == LOWER:
             self.ceilings[namespace, model_id] = number
@@ -123,5 +180,6 @@ class Floors:
         self.close()
         records: list[Record] = [(EPOCH, "", "", self.epoch)]
         records += [(RAISE, *key, number) for key, number in self.ceilings.items()]
+        records += [(TERM, *key, *term) for key, term in self.terms.items()]
         self._root.put(FLOORS, b"".join(map(encode, records)), self._staging)
         self._fd = os.open(FLOORS, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._root.fd)

@@ -51,6 +51,7 @@ class Loaded:
 
     `tombstones` are the numbers of archived versions that were deleted, for models that have any. `floors` says, for every
     model that ever had a number (deleted ones too), the number that the next one must be above.
+    `terms` says which term of a model is held.
     `notes` are sentences for the operator's log: what was found damaged and what was done about it.
     """
 
@@ -58,6 +59,7 @@ class Loaded:
     models: list[ModelInfo]
     versions: list[ArchivedVersion]
     floors: dict[ModelKey, int]
+    terms: dict[ModelKey, int] = field(default_factory=dict)
     tombstones: dict[ModelKey, Ranges] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
