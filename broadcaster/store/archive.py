@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -11,13 +11,10 @@ from pathlib import Path
 from broadcaster.protocol.errors import (
     AlreadyExists,
     BroadcasterError,
-    Closed,
     DirectoryUnusable,
     Fact,
-    NoSpace,
     SizeMismatch,
     StoreCorrupt,
-    StoreUnavailable,
     UnknownModel,
     UnknownVersion,
 )
@@ -29,8 +26,9 @@ from broadcaster.store.folders import sync, write_all
 from broadcaster.store.gate import Gate
 from broadcaster.store.layout import Layout, unusable
 from broadcaster.store.manifests import Manifests, key_of
-from broadcaster.store.reading import OpenBlob, Reader
+from broadcaster.store.quarantine import Damage, Quarantine
 from broadcaster.store.reconcile import Reconciliation, open_index
+from broadcaster.store.scrub import Scrub
 from broadcaster.store.trash import Trash
 from broadcaster.store.values import ArchivedModel, ArchivedVersion, Health, Loaded, ModelKey
 
@@ -77,15 +75,15 @@ class Archive:
             self._blobs = Blobs(layout.blobs, layout.staging, layout.quarantine, spare)
             self._manifests = Manifests(layout.manifests, layout.staging)
             self._trash = Trash(layout.trash, self._manifests)
-            self._reader = Reader(self._blobs, self._damaged)
+            self._quarantine = Quarantine(self._gate, self._index, self._manifests, self._blobs, self._writing)
+            self._reader = self._quarantine.reader
             self._floors = Floors(layout.root, layout.staging)
             self._trash.empty(self._index, None)
             self._reconcile()
             self.epoch = max(self._index.epoch() + 1, self._floors.epoch + 1, now_ms)
             self._floors.begin_epoch(self.epoch, fresh=not self._index.epoch() and not self._floors.ceilings)
             self._index.begin_epoch(self.epoch)
-            for sha256 in self._blobs.quarantined():
-                self._reader.condemn(sha256)
+            self._notes += self._quarantine.load()
         except BaseException:
             self._index.close()
             raise
@@ -157,7 +155,7 @@ class Archive:
         try:
             return self._reader.read(version, offset, length)
         except FileNotFoundError as error:
-            raise self._missing(version) from error
+            raise self._quarantine.missing(version) from error
         except BroadcasterError:
             raise
         except OSError as error:
@@ -253,6 +251,8 @@ class Archive:
         with self._writing("releasing numbers"):
             lowered = [(namespace, model_id, max(last, self._highest(namespace, model_id))) for namespace, model_id, last in used]
             self._floors.lower_to(lowered)
+            self._index_floors(_keys(lowered) & self._floors.ceilings.keys())
+
     # --- terms -----------------------------------------------------------------------------------------------------
 
     def take_term(self, namespace: str, model_id: str, publisher: bytes) -> int:
@@ -268,8 +268,6 @@ class Archive:
         (where that is None) nobody did."""
         with self._writing("giving up a term"):
             return self._floors.give_up_term((namespace, model_id), publisher)
-
-            self._index_floors(_keys(lowered) & self._floors.ceilings.keys())
 
     # --- life ------------------------------------------------------------------------------------------------------
 
@@ -287,12 +285,32 @@ class Archive:
             return Health(False, "the index failed its check")
         return Health(not self._gate.reason, self._gate.reason)
 
+    def require_writable(self) -> None:
+        """Raises StoreUnavailable while no write is taken. Never waits; a write under way may still find the disk dead."""
+        self._gate.require_open()
+        if not (health := self.health).writable:
+            raise self._gate.unavailable("archiving", health.reason)
+
+    def scrub(self) -> Scrub:
+        """The scrub of this archive, at the place where an earlier life left it. There should be one."""
+        return Scrub(self._layout, self._manifests, self._blobs, self._quarantine)
+
+    @property
+    def quarantined(self) -> int:
+        """How many payloads are not served because they are damaged or missing."""
+        return self._reader.bad
+
+    def tell_damage(self, listener: Callable[[Damage], None]) -> None:
+        """`listener` is called once for each thing found damaged from now on, on whichever thread found it."""
+        self._quarantine.on_damage = listener
+
     def probe(self) -> Health:
         """Try whether the disk works again: write and sync a file, reopen and check the index, finish deletions."""
         with self._gate.lock:
             self._gate.require_open()
             name = f"probe-{os.getpid()}"
             try:
+                self._layout.staging.discard(name)  # The disk may have failed while the last one was cleaned up.
                 fd = self._layout.staging.create(name)
                 try:
                     write_all(fd, bytes(4096), 0)
@@ -397,33 +415,6 @@ class Archive:
         for version in self._index.versions(key_of(namespace, model_id), number):
             return version
         raise UnknownVersion(model_id=model_id, number=number)
-
-    def _missing(self, version: ArchivedVersion) -> BroadcasterError:
-        info = version.info
-        with self._gate.lock:
-            if not self._index.versions(key_of(info.namespace, info.model_id), info.number):
-                return UnknownVersion(model_id=info.model_id, number=info.number)
-        return StoreCorrupt(
-            operation=f"reading {info.model_id} version {info.number}",
-            where=self._layout.blobs.where,
-            reason=f"the blob {version.sha256} is missing",
-            hint="Restore it from a backup, or publish the same payload again.",
-            model_id=info.model_id,
-            number=info.number,
-        )
-
-    def _damaged(self, sha256: str, blob: OpenBlob) -> bool:
-        """A reader found `blob` wrong. Whether that is still what the name means: it may have been healed meanwhile."""
-        with self._gate.lock:
-            if blob.dropped:
-                return False
-            self._reader.condemn(sha256)
-            try:
-                with self._writing("quarantining"):
-                    self._blobs.set_aside(sha256)
-            except (StoreUnavailable, NoSpace, Closed):
-                pass  # the reader serves it no more, and that is the promise; the move only tells the operator
-            return True
 
     @contextmanager
     def _writing(self, operation: str, size: int = 4096) -> Iterator[None]:

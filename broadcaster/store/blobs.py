@@ -199,6 +199,14 @@ class Blobs:
                 with self.folder.folder(prefix, create=False) as shelf:
                     yield from (prefix + name for name, _ in shelf.scan() if _REST.fullmatch(name))
 
+    def shelf(self, prefix: str) -> list[str]:
+        """The SHA-256 of every blob that begins with these two digits, in order."""
+        try:
+            with self.folder.folder(prefix, create=False) as shelf:
+                return sorted(prefix + name for name, _ in shelf.scan() if _REST.fullmatch(name))
+        except FileNotFoundError:
+            return []
+
     def quarantined(self) -> Iterator[str]:
         """The SHA-256 of every blob in quarantine."""
         yield from (name for name, _ in self.quarantine.scan() if _SHA256.fullmatch(name))

@@ -31,6 +31,9 @@ class Gate:
         """
         try:
             yield
+        except StoreUnavailable as error:  # the index says that its disk failed it
+            self.reason = self.reason or str(error)
+            raise
         except BroadcasterError:  # some are OSErrors too
             raise
         except OSError as error:

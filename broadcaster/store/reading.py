@@ -146,6 +146,11 @@ class Reader:
             return None
         return buffer[offset - start : end - start].toreadonly()
 
+    @property
+    def bad(self) -> int:
+        """How many blobs are condemned."""
+        return len(self._bad)
+
     def is_bad(self, sha256: str) -> bool:
         """Whether the blob is condemned."""
         return sha256 in self._bad
