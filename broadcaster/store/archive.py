@@ -107,9 +107,9 @@ class Archive:
                 tombstones={
                     (model.info.namespace, model.info.model_id): model.tombstones for model in models if model.tombstones
                 },
-                terms=self._floors.held,
                 versions=self._index.versions(),
                 floors=dict(self._floors.ceilings),
+                terms=self._floors.held,
                 notes=list(self._notes),
             )
 
