@@ -34,3 +34,14 @@ BEACON = 1.0
 """Seconds between two beacons of a model that is being published."""
 BEACON_IDLE = 5.0
 """Seconds between two beacons of a model without news."""
+
+NAME = 128
+"""Characters of the name that a client gives itself."""
+SUBSCRIBERS = 10_000
+"""Subscribers of one model whose acks are remembered."""
+ACK_INTERVAL = 0.1
+"""Seconds between two acks of one subscriber, at least."""
+ACK_IDLE = 10.0
+"""Seconds between two acks when nothing changes: who lives stays in the table."""
+ACK_SILENT = 30.0
+"""Seconds of silence after which a subscriber is forgotten."""

@@ -22,8 +22,9 @@ import msgpack
 from broadcaster.protocol.frames import ChunkHeader, encode
 from broadcaster.protocol.hops import ErrorDetail, Hop
 from broadcaster.protocol.limits import CHUNK
-from broadcaster.protocol.messages import KINDS, Event, Message, push, rules
+from broadcaster.protocol.messages import KINDS, Event, Message, acks, push, rules
 from broadcaster.protocol.slot import SlotHeader
+from broadcaster.protocol.subscriber import SubscriberInfo
 from broadcaster.protocol.version import ModelInfo, VersionInfo
 
 FOLDER = Path(__file__).parent / "vectors"
@@ -84,6 +85,10 @@ SAMPLES: dict[Any, Any] = {
     rules.some_versions: (VERSION,),
     rules.some_models: (MODEL,),
     push.some_events: (EVENT,),
+    acks.some_subscribers: (
+        SubscriberInfo(subscriber=ID, name="node-7:4711 ✓", received=1205, applied=1203, lag=2, lag_ms=1500, seen_ms=40),
+        SubscriberInfo(subscriber=ID[::-1], received=0, applied=0, lag=1, lag_ms=0, seen_ms=29999),
+    ),
     rules.some_hops: (Hop(node="lab-7", role="broadcaster", received=1_700_000_000_123_456_789, sent=1, queued=250_000),),
     rules.some_details: (
         ErrorDetail(node="lab-7", role="broadcaster", error_class="OSError", message="no", retryable=False, traceback="at 1"),

@@ -20,7 +20,8 @@ from broadcaster.protocol.machines.fetch import FetcherState
 from broadcaster.protocol.machines.follow import FollowerState
 from broadcaster.protocol.machines.grant import SlotUploaderState
 from broadcaster.protocol.machines.upload import AssemblerState, UploaderState
-from broadcaster.protocol.messages import DIGEST_KINDS, KINDS, Message, Reply, Request, push, rules
+from broadcaster.protocol.messages import DIGEST_KINDS, KINDS, Message, Reply, Request, acks, push, rules
+from broadcaster.protocol.subscriber import SubscriberInfo
 from broadcaster.protocol.version import ModelInfo, VersionInfo
 
 ROOT = Path(__file__).parent.parent.parent
@@ -93,8 +94,12 @@ def test_every_message_has_its_rule(kind: bytes) -> None:
     assert GRAMMAR.get(kind.decode()) == production(KINDS[kind])
 
 
+VALUES = {"request", "reply", "version-info", "model-info", "subscriber-info", "hop", "detail"}
+"""What is no message of its own, and has a rule."""
+
+
 def test_every_rule_has_its_message() -> None:
-    assert set(GRAMMAR) == {kind.decode() for kind in KINDS} | {"request", "reply", "version-info", "model-info", "hop", "detail"}
+    assert set(GRAMMAR) == {kind.decode() for kind in KINDS} | VALUES
 
 
 def test_what_all_requests_and_replies_carry_is_written_down() -> None:
@@ -108,6 +113,11 @@ def test_versions_and_models_are_written_down() -> None:
     assert GRAMMAR["model-info"] == written(ModelInfo, rules._MODEL_RULES)
     for kind, given in ((VersionInfo, rules._VERSION_RULES), (ModelInfo, rules._MODEL_RULES)):
         assert [field.name for field in fields(kind)] == [rule.name for rule in given]
+
+
+def test_subscribers_are_written_down() -> None:
+    assert GRAMMAR["subscriber-info"] == written(SubscriberInfo, acks.SUBSCRIBER_RULES)
+    assert [field.name for field in fields(SubscriberInfo)] == [rule.name for rule in acks.SUBSCRIBER_RULES]
 
 
 def test_hops_and_details_are_written_down() -> None:

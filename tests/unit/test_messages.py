@@ -18,6 +18,7 @@ from broadcaster.protocol.messages import (
     Publish,
     Request,
     Versions,
+    acks,
     push,
     rules,
     write_value,
@@ -27,6 +28,7 @@ from broadcaster.protocol.version import ModelInfo, VersionInfo
 
 ID = bytes(16)
 VERSION = {"namespace": "n", "model_id": "m", "number": 1, "size": 2, "digest": "d", "creation_timestamp": 3}
+SUBSCRIBER = {"subscriber": ID, "received": 2, "applied": 1, "lag": 1, "lag_ms": 0, "seen_ms": 0}
 EVENT = {"epoch": 1, "offset": 1, "previous": 0, "namespace": "n", "model_id": "m", "event": "updated"}
 
 HOP = {"node": "a", "role": "broadcaster", "received": 1, "sent": 2, "queued": 0}
@@ -53,6 +55,7 @@ GOOD: list[tuple[Callable[[Any], Any], list[Any]]] = [
     (rules.some_hops, [[], [HOP], (HOP,), [HOP] * 16]),
     (rules.some_details, [[], [DETAIL], [DETAIL | {"traceback": "at 1"}], [DETAIL] * 16]),
     (push.some_events, [[], [EVENT], (EVENT,)]),
+    (acks.some_subscribers, [[], [SUBSCRIBER], (SUBSCRIBER | {"name": "a"},)]),
 ]
 BAD: list[tuple[Callable[[Any], Any], list[Any], str]] = [
     (rules.uint, [-1, 1 << 63, 1.0, "1", True, None, []], "must be an integer from 0 to 2^63 - 1"),
@@ -75,6 +78,7 @@ BAD: list[tuple[Callable[[Any], Any], list[Any], str]] = [
     (rules.some_hops, [{}, 1, [1], [{}], [HOP | {"sent": -1}], [HOP] * 17], ""),
     (rules.some_details, [{}, 1, [1], [{}], [{**DETAIL, "class": 1}], [DETAIL | {"retryable": 1}], [DETAIL] * 17], ""),
     (push.some_events, [{}, 1, [1], [None], [[]], [{}], [EVENT | {"epoch": -1}]], ""),
+    (acks.some_subscribers, [{}, 1, [1], [{}], [SUBSCRIBER | {"lag": -1}], [SUBSCRIBER | {"name": 1}]], ""),
 ]
 
 

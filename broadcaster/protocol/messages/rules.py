@@ -115,6 +115,7 @@ def a_model(value: Any) -> ModelInfo:
 
 
 def a_value(kind: Callable[..., Any], rules: tuple[Rule, ...], value: Any) -> Any:
+    """What `kind` makes of the fields of a map. Raises ValueError naming the field and the rule."""
     if type(value) is not dict:
         raise ValueError("must be a map")
     found = {}

@@ -18,7 +18,7 @@ from tests.broadcaster_process import BroadcasterProcess
 
 MIB = 1 << 20
 UPLOADS = [b"begin", b"publish", b"commit", b"abort", b"filled"]
-REQUESTS = sorted(name for name, kind in KINDS.items() if issubclass(kind, Request))
+REQUESTS = sorted([b"ack", *(name for name, kind in KINDS.items() if issubclass(kind, Request))])
 FULL = [0, 1, 10, 10, 65536, 65537, MIB, MIB + 1, 3 * MIB, 3 * MIB]
 """Sizes of payloads of zeros, whose digests are often right."""
 STRANGE: list[Any] = [
@@ -84,6 +84,13 @@ class Fuzz:
             "metric": lambda: pick(["a", "z"]),
             "host_token": lambda: pick([token, "", "x" * 32]),
             "mode": lambda: pick(["max", "min", "middle"]),
+            "subscriber": lambda: pick(self.ids[-8:]),
+            "name": lambda: pick(["actor", "\0", "x" * 5000]),
+            "received": lambda: pick([0, 1, 2, (1 << 63) - 1]),
+            "applied": lambda: pick([0, 1, 2, (1 << 63) - 1]),
+            "gone": lambda: self.rng.random() < 0.1,
+            "count": lambda: pick([0, 1, 2, (1 << 63) - 1]),
+            "stage": lambda: pick(["applied", "received", "elsewhere"]),
         }
 
     def upload_id(self) -> bytes:
