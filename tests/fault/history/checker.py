@@ -305,7 +305,7 @@ def aliases(known: Known) -> Iterator[str]:
         froms: dict[int, Operation] = {}
         for one in done:
             other = froms.setdefault(one["expect"], one)
-            if other is not one:
+            if other is not one and not known.maybe_deleted(model, other["number"], one.over):
                 yield f"I6 lost update: {one.who} and {other.who} both moved {alias} of {model} away from {one['expect']}"
     for read in known.history.named("read-alias"):
         model, alias = read["model"], read["alias"]

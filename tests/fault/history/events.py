@@ -156,8 +156,8 @@ class Recorder:
             yield result
             outcome = OK
         except BroadcasterError as error:
-            result |= {"error": error.code, "reason": str(error), "named": error.facts.get("number")}
             outcome = outcome_of(name, error)
+            result |= {"outcome": outcome, "error": error.code, "reason": str(error), "named": error.facts.get("number")}
         self.write("end", id=number, outcome=outcome, facts=result)
 
 
