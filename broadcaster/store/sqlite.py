@@ -60,6 +60,7 @@ def _check_schema(raw: sqlite3.Connection, path: Path, known: Sequence[str]) -> 
         return None
     found = raw.execute("SELECT version_num FROM alembic_version").fetchone()
     if found is not None and found[0] not in known:
+        _require_whole(raw)
         raise unusable(path.parent, f"its index has schema {found[0]}, newer than {known[-1]}: upgrade the program")
     return found[0] if found else None
 
@@ -70,5 +71,9 @@ def _make_durable(raw: sqlite3.Connection, path: Path) -> None:
         raw.execute(f"PRAGMA {name}={wanted}")
         if (found := raw.execute(f"PRAGMA {name}").fetchone()[0]) != wanted:
             raise unusable(path.parent, f"the index cannot be made durable: {name} is {found}, not {wanted}")
+    _require_whole(raw)
+
+
+def _require_whole(raw: sqlite3.Connection) -> None:
     if (checked := raw.execute("PRAGMA quick_check(1)").fetchone()[0]) != "ok":
         raise IndexDamaged(checked)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -44,6 +45,28 @@ def keep(archive: Archive, model_id: str, number: int, data: memoryview, **more:
 def read_all(archive: Archive, version: ArchivedVersion) -> bytes:
     """The whole payload, in reads of 1 MiB."""
     return b"".join(archive.read(version, at, 1 << 20) for at in range(0, version.info.size, 1 << 20))
+
+
+def blob_of(archive: Archive, version: ArchivedVersion) -> Path:
+    """Where its payload is."""
+    return archive.directory / "blobs" / version.sha256[:2] / version.sha256[2:]
+
+
+def flip(path: Path, at: int) -> None:
+    """Change one bit of a file."""
+    data = bytearray(path.read_bytes())
+    data[at] ^= 1
+    path.write_bytes(data)
+
+
+def fail(number: int) -> None:
+    """What a disk would raise."""
+    raise OSError(number, os.strerror(number))
+
+
+def reopen(archive: Archive) -> Archive:
+    archive.close()
+    return Archive.open(archive.directory, now_ms=NOW, spare=0)
 
 
 State = frozenset[tuple[object, ...]]
@@ -118,6 +141,11 @@ class Child:
         self.end()
         return self
 
+    def kill(self) -> None:
+        """kill -9; what it had said by then is heard."""
+        os.kill(self.pid, signal.SIGKILL)
+        self.finish()
+
     def end(self) -> None:
         if self.status is None:
             os.close(self.pipe)
@@ -154,8 +182,7 @@ def forked(job: Callable[[Callable[[bytes], None]], None]) -> Iterator[Child]:
         yield child
     finally:
         if child.status is None:
-            os.kill(pid, signal.SIGKILL)
-            child.end()
+            child.kill()
 
 
 def at_point(wanted: int, act: Callable[[], None]) -> None:
@@ -169,6 +196,15 @@ def at_point(wanted: int, act: Callable[[], None]) -> None:
             act()
 
     failpoints.arm(hook)
+
+
+def check_without(lost: Sequence[str], directory: Path, copy: Path, acked: int, expected: list[State]) -> None:
+    """`check` on a copy of the directory from which these files are missing."""
+    shutil.copytree(directory, copy)
+    for name in lost:
+        (copy / name).unlink(missing_ok=True)
+    check(copy, acked, expected)
+    shutil.rmtree(copy)
 
 
 def check(directory: Path, acked: int, expected: list[State]) -> None:

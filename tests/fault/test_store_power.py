@@ -1,50 +1,22 @@
-"""The power goes: everything that was not flushed is dropped at once, by the file system's own shutdown call."""
+"""The power goes: everything that was not flushed is gone at once, and nothing that was acknowledged is among it."""
 
 from __future__ import annotations
 
-import fcntl
-import os
-import shutil
+import random
 import signal
-import struct
-import subprocess
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from broadcaster.store import Archive
-from tests.fault.archives import ACTIONS, NOW, State, at_point, check, forked, live, states
+from tests.fault.archives import ACTIONS, NOW, Child, State, at_point, check, check_without, forked, live, states
+from tests.fault.disks import FILE_SYSTEMS, Disk
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 
-SHUTDOWN = 0x8004587D
-NO_FLUSH = struct.pack("I", 2)
-OPTIONS = {"ext4": "loop,noauto_da_alloc,commit=600"}
-
-
-def run(*command: str) -> None:
-    done = subprocess.run(command, capture_output=True)
-    if done.returncode:
-        raise OSError(f"{command}: {done.stderr.decode().strip()}")
-
-
-@contextmanager
-def mounted(image: Path, at: Path) -> Iterator[None]:
-    run("mount", "-o", OPTIONS["ext4"], str(image), str(at))
-    try:
-        yield
-    finally:
-        run("umount", str(at))
-
-
-def cut_power(mount: Path) -> None:
-    fd = os.open(mount, os.O_RDONLY)
-    try:
-        fcntl.ioctl(fd, SHUTDOWN, NO_FLUSH)
-    finally:
-        os.close(fd)
+MOMENTS = 25
 
 
 @pytest.fixture(scope="module")
@@ -53,89 +25,130 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> list[State]:
 
 
 @pytest.fixture(scope="module")
-def disk(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An image of an ext4 with an empty archive on it."""
-    if os.geteuid() != 0:
-        pytest.skip("cutting the power needs root, to mount an image")
-    if shutil.which("mkfs.ext4") is None:
-        pytest.skip("cutting the power needs mkfs.ext4")
-    folder = tmp_path_factory.mktemp("disk")
-    image, mount = folder / "image", folder / "mount"
-    mount.mkdir()
-    with open(image, "wb") as file:
-        file.truncate(48 << 20)
-    try:
-        run("mkfs.ext4", "-q", str(image))
-        with mounted(image, mount):
-            Archive.open(mount / "archive", now_ms=NOW, spare=0).close()
-    except OSError as error:
-        pytest.skip(f"cutting the power needs loop mounts: {error}")
-    return image
+def disks(shared_folder: Path) -> Callable[[str], Disk]:
+    """A disk of this file system with an empty archive on it."""
+    made: dict[str, Disk] = {}
+
+    def disk(name: str) -> Disk:
+        if name not in made:
+            (place := shared_folder / name).mkdir()
+            found = Disk.make(place, name)
+            with found.mounted() as mount:
+                Archive.open(mount / "archive", now_ms=NOW, spare=0).close()
+            made[name] = found
+        return made[name]
+
+    return disk
 
 
-def live_and_cut(disk: Path, folder: Path, arm: Callable[[Callable[[], None]], None], expected: list[State]) -> bool:
-    """A life with the power cut where `arm` says; False when it was over before."""
-    image, mount = folder / "image", folder / "mount"
-    mount.mkdir(exist_ok=True)
-    subprocess.run(["cp", "--sparse=always", str(disk), str(image)], check=True)
+def cut(disk: Disk, child: Child) -> None:
+    """The power of the disk on which the child lives."""
+    if disk.system.has_shutdown:
+        disk.cut_power()
+        child.kill()
+    else:
+        child.kill()
+        disk.cut_power()
 
-    with mounted(image, mount):
 
-        def job(say: Callable[[bytes], None]) -> None:
-            def stop() -> None:
-                say(b"s")
+def acted(disk: Disk, done: int) -> None:
+    """A life on this disk that is cut right after so many acknowledged actions."""
+
+    def job(say: Callable[[bytes], None]) -> None:
+        acked = 0
+
+        def ack() -> None:
+            nonlocal acked
+            acked += 1
+            say(b"a")
+            if acked == done:
                 signal.pause()
 
-            arm(stop)
-            live(mount / "archive", lambda: say(b"a"))
+        live(disk.mount / "archive", ack)
 
-        with forked(job) as child:
-            while (said := child.listen()) and said != b"s":
-                pass
-            cut_power(mount)
-        cut = said == b"s"
-    with mounted(image, mount):
-        check(mount / "archive", child.acked, expected)
-    return cut
-
-
-@pytest.mark.parametrize("done", range(1, len(ACTIONS) + 1), ids=[name for name, _ in ACTIONS])
-def test_what_was_acknowledged_survives_a_power_cut_right_after(
-    done: int, disk: Path, tmp_path: Path, expected: list[State]
-) -> None:
-    image, mount = tmp_path / "image", tmp_path / "mount"
-    mount.mkdir()
-    subprocess.run(["cp", "--sparse=always", str(disk), str(image)], check=True)
-    with mounted(image, mount):
-
-        def job(say: Callable[[bytes], None]) -> None:
-            acked = 0
-
-            def ack() -> None:
-                nonlocal acked
-                acked += 1
-                say(b"a")
-                if acked == done:
-                    signal.pause()
-
-            live(mount / "archive", ack)
-
+    with disk.mounted():
         with forked(job) as child:
             while child.acked < done:
                 assert child.listen()
-            cut_power(mount)
-    with mounted(image, mount):
-        shutil.copytree(mount / "archive", tmp_path / "without-index")
+            cut(disk, child)
+    disk.power_on()
+
+
+@pytest.mark.parametrize("name", ["ext4", *(pytest.param(name, marks=pytest.mark.fault_long) for name in ("xfs", "btrfs"))])
+@pytest.mark.parametrize("done", range(1, len(ACTIONS) + 1), ids=[name for name, _ in ACTIONS])
+def test_what_was_acknowledged_survives_a_power_cut_right_after(
+    name: str, done: int, disks: Callable[[str], Disk], folder: Path, expected: list[State]
+) -> None:
+    disk = disks(name).copy(folder)
+    acted(disk, done)
+    with disk.mounted() as mount:
+        # Everything is durable in two places, so that each may be lost alone.
+        for lost in (("index.sqlite3", "index.sqlite3-wal"), ("floors.log",)):
+            check_without(lost, mount / "archive", folder / lost[0], done, expected[: done + 1])
         check(mount / "archive", done, expected[: done + 1])
-    for name in ("index.sqlite3", "index.sqlite3-wal"):
-        (tmp_path / "without-index" / name).unlink(missing_ok=True)
-    check(tmp_path / "without-index", done, expected[: done + 1])  # nothing is in the index alone
+
+
+@pytest.mark.parametrize("name", FILE_SYSTEMS)
+@pytest.mark.parametrize(
+    "moments", [3, pytest.param(MOMENTS, marks=[pytest.mark.fault_long, pytest.mark.deadline(300)])], ids=["some", "all"]
+)
+def test_a_power_cut_at_a_random_moment_loses_nothing_acknowledged(
+    name: str, moments: int, disks: Callable[[str], Disk], folder: Path, expected: list[State]
+) -> None:
+    empty = disks(name)
+    lasts = lifetime(empty.copy(folder))
+    cuts = 0
+    for seed in range(moments):
+        disk, delay = empty.copy(folder), random.Random(seed).uniform(0, lasts)
+        with disk.mounted() as mount, forked(lambda say, mount=mount: live(mount / "archive", lambda: say(b"a"))) as child:
+            time.sleep(delay)  # the random moment itself, and no waiting for a condition
+            cut(disk, child)
+        disk.power_on()
+        print(f"{name}: seed {seed}, cut after {delay * 1000:.1f} of {lasts * 1000:.0f} ms, {child.acked} actions acknowledged")
+        with disk.mounted() as mount:
+            check(mount / "archive", child.acked, expected)
+        cuts += child.acked < len(ACTIONS)
+    assert cuts >= moments // 2, "most of the cuts must have met a life"
+
+
+def lifetime(disk: Disk) -> float:
+    """Seconds of a life on this disk that nothing cuts short, from its fork on."""
+    with disk.mounted() as mount:
+        began = time.monotonic()
+        with forked(lambda say: live(mount / "archive", lambda: say(b"a"))) as child:
+            child.finish()
+        assert child.acked == len(ACTIONS)
+        return time.monotonic() - began
 
 
 @pytest.mark.fault_long
-@pytest.mark.deadline(300)
-def test_a_power_cut_at_any_durable_step_loses_nothing_acknowledged(disk: Path, tmp_path: Path, expected: list[State]) -> None:
+@pytest.mark.deadline(600)
+@pytest.mark.parametrize("name", FILE_SYSTEMS)
+def test_a_power_cut_at_any_durable_step_loses_nothing_acknowledged(
+    name: str, disks: Callable[[str], Disk], folder: Path, expected: list[State]
+) -> None:
     point = 1
-    while live_and_cut(disk, tmp_path, lambda stop, point=point: at_point(point, stop), expected):  # type: ignore[misc]
+    while cut_at(disks(name).copy(folder), point, expected):
         point += 1
     assert point > 100
+
+
+def cut_at(disk: Disk, point: int, expected: list[State]) -> bool:
+    """A life with the power cut at this point; False when it was over before."""
+
+    def job(say: Callable[[bytes], None]) -> None:
+        def stop() -> None:
+            say(b"s")
+            signal.pause()
+
+        at_point(point, stop)
+        live(disk.mount / "archive", lambda: say(b"a"))
+
+    with disk.mounted(), forked(job) as child:
+        while (said := child.listen()) and said != b"s":
+            pass
+        cut(disk, child)
+    disk.power_on()
+    with disk.mounted() as mount:
+        check(mount / "archive", child.acked, expected)
+    return said == b"s"
