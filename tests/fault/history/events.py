@@ -19,9 +19,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from broadcaster.protocol.errors import BroadcasterError, NoSpace, StoreError, TransportError
+from broadcaster.protocol.errors import (
+    BroadcasterError,
+    Conflict,
+    NoSpace,
+    StoreError,
+    TransportError,
+    UnknownModel,
+    UnknownVersion,
+)
 
 OK, FAILED, UNKNOWN = "ok", "failed", "unknown"
+CHANGES = {"delete", "delete-model", "prune", "set-alias"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,8 +172,10 @@ class Recorder:
 
 def outcome_of(name: str, error: BroadcasterError) -> str:
     """What is known of an operation that ended so. A disk that failed may have kept what it was given; a publication that was
-    numbered was announced."""
+    numbered was announced; a change that was asked for again in another life may be refused for what the first attempt did."""
     if isinstance(error, (TransportError, StoreError)):
+        return UNKNOWN
+    if name in CHANGES and isinstance(error, (UnknownVersion, UnknownModel, Conflict)):
         return UNKNOWN
     if isinstance(error, NoSpace) and name != "publish":
         return UNKNOWN

@@ -34,6 +34,7 @@ class Forwarder:
         self._cuts = cuts
         self._passed: dict[tuple[str, str], int] = {}
         self._limits: dict[tuple[str, str], int] = {}
+        self._lost: dict[bytes, int] = {}
         self._changed = threading.Condition()
         self._over = False
         self._listeners: list[socket.socket] = []
@@ -67,6 +68,17 @@ class Forwarder:
             for way in ways or list(self._limits):
                 del self._limits[way]
             self._changed.notify_all()
+
+    def lose(self, kind: str, times: int) -> None:
+        """The next messages of this kind do not come to their client, so many of them: their connections are cut instead."""
+        with self._changed:
+            self._lost[bytes([1, len(kind)]) + kind.encode()] = times  # As a first frame of several is on the wire.
+
+    @property
+    def to_lose(self) -> int:
+        """How many of those are still to come."""
+        with self._changed:
+            return sum(self._lost.values())
 
     def stop_cutting(self) -> None:
         """Connections made from now on live."""
@@ -135,6 +147,8 @@ class Forwarder:
     ) -> None:
         try:
             while data := source.recv(PIECE):
+                if way[1] == DOWN and self._is_lost(data):
+                    return
                 while data:
                     piece = data[: self._may_pass(way, link)]
                     data = data[len(piece) :]
@@ -150,6 +164,14 @@ class Forwarder:
             pass  # One of the ends is gone.
         finally:
             self._cut(link)
+
+    def _is_lost(self, data: bytes) -> bool:
+        with self._changed:
+            found = next((mark for mark, left in self._lost.items() if left and mark in data), None)
+            if found is not None:
+                self._lost[found] -= 1
+                self.count += 1
+        return found is not None
 
     def _may_pass(self, way: tuple[str, str], link: tuple[socket.socket, socket.socket]) -> int:
         """How many bytes may pass now; waits until that is one at least. Raises OSError when the connection is cut meanwhile."""
