@@ -20,6 +20,7 @@ from broadcaster.protocol.errors import (
 )
 from broadcaster.protocol.version import ModelInfo, VersionInfo
 from broadcaster.store.blobs import Blobs, Staged
+from broadcaster.store.deletions import Deletions
 from broadcaster.store.failpoints import hit
 from broadcaster.store.floors import Floors
 from broadcaster.store.folders import sync, write_all
@@ -29,6 +30,7 @@ from broadcaster.store.manifests import Manifests, key_of
 from broadcaster.store.quarantine import Damage, Quarantine
 from broadcaster.store.reconcile import Reconciliation, open_index
 from broadcaster.store.scrub import Scrub
+from broadcaster.store.tombstones import without
 from broadcaster.store.trash import Trash
 from broadcaster.store.values import ArchivedModel, ArchivedVersion, Health, Loaded, ModelKey
 
@@ -74,7 +76,8 @@ class Archive:
         try:
             self._blobs = Blobs(layout.blobs, layout.staging, layout.quarantine, spare)
             self._manifests = Manifests(layout.manifests, layout.staging)
-            self._trash = Trash(layout.trash, self._manifests)
+            self._deletions = Deletions(layout.root, layout.staging)
+            self._trash = Trash(layout.trash, self._manifests, self._deletions)
             self._quarantine = Quarantine(self._gate, self._index, self._manifests, self._blobs, self._writing)
             self._reader = self._quarantine.reader
             self._floors = Floors(layout.root, layout.staging)
@@ -89,7 +92,7 @@ class Archive:
             raise
 
     def _reconcile(self) -> None:
-        found = Reconciliation(self._index, self._manifests, self._blobs)
+        found = Reconciliation(self._index, self._manifests, self._blobs, self._deletions)
         found.run()
         self._notes += found.notes
         known = self._indexed_floors = self._index.floors()
@@ -108,6 +111,8 @@ class Archive:
                     (model.info.namespace, model.info.model_id): model.tombstones for model in models if model.tombstones
                 },
                 versions=self._index.versions(),
+                deleted_uploads=dict(self._deletions.uploads),
+                ended={model: ended.upto for model, ended in self._deletions.models.items()},
                 floors=dict(self._floors.ceilings),
                 terms=self._floors.held,
                 notes=list(self._notes),
@@ -332,6 +337,7 @@ class Archive:
                 return
             self._gate.closed = True
             self._reader.open.close()
+            self._deletions.close()
             self._floors.close()
             self._index.close()
             self._layout.close()
@@ -364,8 +370,16 @@ class Archive:
             made = ModelInfo(namespace=info.namespace, model_id=info.model_id, creation_timestamp=info.creation_timestamp)
             self._store_model(made)
         self._raise_floors([(info.namespace, info.model_id, info.number)])
+        self._clear_tombstone(info)
         self._reader.heal(staged.commit())
         return self._store(version)
+
+    def _clear_tombstone(self, info: VersionInfo) -> None:
+        key = key_of(info.namespace, info.model_id)
+        if self._index.was_deleted(key, info.number):
+            for model in self._index.models(key):
+                cleared = replace(model, tombstones=without(model.tombstones, info.number))
+                self._index.put_model(cleared, self._manifests.put_model(cleared))
 
     def _kept(self, info: VersionInfo) -> ArchivedVersion | None:
         for version in self._index.versions(key_of(info.namespace, info.model_id), info.number):
@@ -386,6 +400,8 @@ class Archive:
 
     def _store_model(self, model: ModelInfo) -> None:
         known = self._index.models(key_of(model.namespace, model.model_id))
+        if not known:
+            self._deletions.begin_again((model.namespace, model.model_id))
         archived = ArchivedModel(info=model, tombstones=known[0].tombstones if known else ())
         stamp = self._manifests.put_model(archived)
         hit("manifest-durable")

@@ -222,6 +222,13 @@ class Metadata:
                 found[key][number] = stamp
             return found
 
+    def was_deleted(self, key: str, number: int) -> bool:
+        """Whether a tombstone of the model covers this number."""
+        mine = (_tombstones.c.first <= number) & (_tombstones.c.last >= number) & (_models.c.key == key)
+        with self._transaction() as connection:
+            query = sa.select(_models.c.id).join(_tombstones, _models.c.id == _tombstones.c.model).where(mine)
+            return connection.scalar(query) is not None
+
     def sha256s(self) -> set[str]:
         """The names of all blobs that a version refers to."""
         with self._transaction() as connection:

@@ -12,13 +12,15 @@ import xxhash
 
 from broadcaster.protocol.errors import BroadcasterError, StoreCorrupt
 from broadcaster.store.blobs import Blobs
+from broadcaster.store.deletions import Deletions
 from broadcaster.store.floors import Floors
 from broadcaster.store.layout import INDEX, Layout, unusable
 from broadcaster.store.manifests import Manifests, number_of, read_version
 from broadcaster.store.metadata import Metadata
 from broadcaster.store.reconcile import Reconciliation
+from broadcaster.store.sqlite import IndexDamaged
 from broadcaster.store.trash import Trash
-from broadcaster.store.values import CHUNK_DIGEST, ArchivedVersion
+from broadcaster.store.values import CHUNK_DIGEST, ArchivedVersion, ModelKey
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,17 +46,19 @@ class VerifyReport:
 def rebuild_index(directory: Path) -> RebuildReport:
     """Make the index anew from manifests and floors alone; the old one stays beside it as `index.sqlite3.replaced`.
 
+    The numbers that the old one knows as handed out stay so, if it can be read: the floors may be what is damaged.
     Raises DirectoryUnusable when a broadcaster holds the directory.
     """
     layout = Layout(directory)
     try:
+        known = _known_floors(layout.index)
         for suffix in ("", "-wal"):
             if (old := directory / f"{INDEX}{suffix}").exists():
                 os.replace(old, directory / f"{INDEX}.replaced{suffix}")
         layout.root.sync()
         index = Metadata(layout.index)
         try:
-            return _fill(layout, index)
+            return _fill(layout, index, known)
         finally:
             index.close()
     except OSError as error:
@@ -63,15 +67,30 @@ def rebuild_index(directory: Path) -> RebuildReport:
         layout.close()
 
 
-def _fill(layout: Layout, index: Metadata) -> RebuildReport:
+def _known_floors(index: Path) -> dict[ModelKey, int]:
+    if not index.exists():
+        return {}
+    try:
+        old = Metadata(index)
+        try:
+            return old.floors()
+        finally:
+            old.close()
+    except (IndexDamaged, BroadcasterError):
+        return {}
+
+
+def _fill(layout: Layout, index: Metadata, known: dict[ModelKey, int]) -> RebuildReport:
     blobs = Blobs(layout.blobs, layout.staging, layout.quarantine)
     manifests = Manifests(layout.manifests, layout.staging)
-    Trash(layout.trash, manifests).empty(index, None)
-    found = Reconciliation(index, manifests, blobs)
+    deletions = Deletions(layout.root, layout.staging)
+    Trash(layout.trash, manifests, deletions).empty(index, None)
+    deletions.close()
+    found = Reconciliation(index, manifests, blobs, deletions)
     found.run()
     floors = Floors(layout.root, layout.staging)
     try:
-        floors.raise_to((*key, number) for key, number in found.highest.items())
+        floors.raise_to((*key, number) for numbers in (known, found.highest) for key, number in numbers.items())
         index.set_floors((*key, number) for key, number in floors.ceilings.items())
         index.begin_epoch(floors.epoch)
     finally:

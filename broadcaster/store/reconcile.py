@@ -13,12 +13,13 @@ from pathlib import Path
 from broadcaster.protocol.errors import StoreCorrupt
 from broadcaster.protocol.version import ModelInfo
 from broadcaster.store.blobs import Blobs
+from broadcaster.store.deletions import Deletions
 from broadcaster.store.folders import Folder, stamp_of
 from broadcaster.store.layout import unusable
 from broadcaster.store.manifests import MODEL_FILE, Manifests, key_of, number_of, read_model, read_version
 from broadcaster.store.metadata import Metadata
 from broadcaster.store.sqlite import IndexDamaged
-from broadcaster.store.tombstones import covers
+from broadcaster.store.tombstones import Ranges, covers, merged
 from broadcaster.store.values import ArchivedModel, ArchivedVersion, ModelKey
 
 
@@ -36,12 +37,13 @@ def open_index(path: Path) -> tuple[Metadata, list[str]]:
 class Reconciliation:
     """One pass over all manifests. Afterwards `notes` says what was found, and `highest` the highest number seen per model."""
 
-    def __init__(self, index: Metadata, manifests: Manifests, blobs: Blobs) -> None:
+    def __init__(self, index: Metadata, manifests: Manifests, blobs: Blobs, deletions: Deletions) -> None:
         self.notes: list[str] = []
         self.highest: dict[ModelKey, int] = {}
         self._index = index
         self._manifests = manifests
         self._blobs = blobs
+        self._deletions = deletions
         self._seen: dict[str, int] = {}
         self._unreadable = False
 
@@ -58,9 +60,13 @@ class Reconciliation:
     def _compare(self) -> None:
         known = self._index.stamps()
         for key in self._manifests.keys():
+            if self._came_back(key):
+                continue
             with self._manifests.folder.folder(key, create=False) as model:
                 self._visit(key, model, known.pop(key, {}))
         for key, stamps in known.items():
+            if self._outlived(key, stamps):
+                continue
             self._restore_model(key)
             self._see(key, stamps)
             self._restore(key, set(stamps) - {0})
@@ -75,13 +81,57 @@ class Reconciliation:
         self._see(key, known)
         has_model = self._visit_model(key, model, found.get(MODEL_FILE), known.pop(0, None))
         changed = {}
+        gone = self._tombstones(key)
         for name, stamp in found.items():
             if (number := number_of(name)) is not None:
                 self._see(key, [number])
-                if known.pop(number, None) != stamp:
+                if covers(gone, number):
+                    self._version_came_back(key, model, name, number)
+                elif known.pop(number, None) != stamp:
                     changed[number] = stamp
         self._adopt(key, model, changed, has_model=has_model)
         self._restore(key, set(known))
+
+    def _tombstones(self, key: str) -> Ranges:
+        """The numbers of this model that were deleted, also with a model of this name that there was before."""
+        ranges = next((model.tombstones for model in self._index.models(key)), ())
+        ended = self._deletions.ended(key)
+        return merged((*ranges, (1, ended.upto)), []) if ended is not None and ended.upto else ranges
+
+    def _came_back(self, key: str) -> bool:
+        """Whether this is a model that was deleted, put back as it was: it is removed again, and its blobs with it."""
+        if self._deletions.ended(key) is None:
+            return False
+        with self._manifests.folder.folder(key, create=False) as model:
+            try:
+                info = read_model(model).info
+            except (FileNotFoundError, StoreCorrupt):
+                return False  # What of it may stay is decided one by one.
+            if not self._is_ended(key, info, [number_of(name) or 0 for name, _ in model.scan()]):
+                return False
+        self._manifests.folder.remove_folder(key)
+        self.notes.append(f"{info.model_id}: it was deleted, but its manifests were there again: they are removed")
+        return True
+
+    def _outlived(self, key: str, numbers: Iterable[int]) -> bool:
+        """Whether this is a model that was deleted, and that only an older index knows: the index forgets it."""
+        for model in self._index.models(key):
+            if self._is_ended(key, model.info, numbers):
+                self._index.remove(key, [], model=True)
+                return True
+        return False
+
+    def _is_ended(self, key: str, info: ModelInfo, numbers: Iterable[int]) -> bool:
+        """Whether this is the very model that was deleted, and nothing is of another that was made since."""
+        ended = self._deletions.ended(key)
+        if ended is None or not ended.created or ended.created != info.creation_timestamp:
+            return False
+        return all(number <= ended.upto for number in numbers)
+
+    def _version_came_back(self, key: str, model: Folder, name: str, number: int) -> None:
+        model.remove(name)
+        self._index.remove(key, [number], model=False)
+        self.notes.append(f"{model.path(name)}: version {number} was deleted, but its manifest was there again: it is removed")
 
     def _visit_model(self, key: str, model: Folder, stamp: str | None, known: str | None) -> bool:
         if stamp is None:
@@ -118,7 +168,7 @@ class Reconciliation:
 
     def _restore(self, key: str, numbers: set[int]) -> None:
         """Versions whose manifest is lost or damaged: written anew from the index if the blob is there, else forgotten."""
-        tombstones = next((model.tombstones for model in self._index.models(key)), ()) if numbers else ()
+        tombstones = self._tombstones(key) if numbers else ()
         for number in sorted(numbers):
             if covers(tombstones, number):  # The index is older than the deletion.
                 self._index.remove(key, [number], model=False)

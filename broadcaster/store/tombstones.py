@@ -39,6 +39,17 @@ def bounded(ranges: Ranges, archived: Sequence[int], most: int = MAX_RANGES) -> 
     return tuple(found)
 
 
+def without(ranges: Ranges, number: int) -> Ranges:
+    """`ranges`, less this number: it had come between two of them when there were too many, and is archived after all."""
+    found: list[tuple[int, int]] = []
+    for first, last in ranges:
+        if first <= number <= last:
+            found += [piece for piece in ((first, number - 1), (number + 1, last)) if piece[0] <= piece[1]]
+        else:
+            found.append((first, last))
+    return tuple(found)
+
+
 def covers(ranges: Ranges, number: int) -> bool:
     """Whether a number was deleted."""
     at = bisect_right(ranges, number, key=lambda one: one[0])

@@ -17,12 +17,14 @@ from dataclasses import replace
 
 from broadcaster.protocol.errors import StoreCorrupt
 from broadcaster.store.blobs import Blobs
+from broadcaster.store.deletions import Deletions, Ended
 from broadcaster.store.failpoints import hit
 from broadcaster.store.folders import Folder
 from broadcaster.store.manifests import MAX_MANIFEST, MODEL_FILE, Manifests, decode_version, number_of, read_model, version_file
 from broadcaster.store.metadata import Metadata
 from broadcaster.store.reading import Reader
 from broadcaster.store.tombstones import bounded, merged
+from broadcaster.store.values import ArchivedVersion
 
 _VERSION = re.compile(r"([0-9a-f]{64})-([1-9][0-9]*)")
 _MODEL = re.compile(r"([0-9a-f]{64})-model-[0-9a-f]{32}")
@@ -31,8 +33,9 @@ _MODEL = re.compile(r"([0-9a-f]{64})-model-[0-9a-f]{32}")
 class Trash:
     """The tombstones of an archive. `pending` is true while one of them may still have work to do."""
 
-    def __init__(self, folder: Folder, manifests: Manifests) -> None:
+    def __init__(self, folder: Folder, manifests: Manifests, deletions: Deletions) -> None:
         self.pending = True
+        self._deletions = deletions
         self._folder = folder
         self._all = manifests
         self._manifests = manifests.folder
@@ -91,9 +94,10 @@ class Trash:
 
     def _finish_versions(self, key: str, numbers: list[int], index: Metadata, blobs: Blobs | None, reader: Reader | None) -> None:
         names = [f"{key}-{number}" for number in numbers]
-        sha256s = index.remove(key, numbers, model=False)
-        for name in names:
-            sha256s += _blob_of(self._folder, name)
+        gone = [version for name in names for version in _version_in(self._folder, name)]
+        if gone:
+            self._deletions.add(_model_of(gone[0]), map(_upload_of, gone))
+        sha256s = index.remove(key, numbers, model=False) + [version.sha256 for version in gone]
         self._remember(key, numbers, index)
         _remove_unused(sha256s, index, blobs, reader)
         for name in names:
@@ -126,12 +130,22 @@ class Trash:
         with self._folder.folder(name, create=False) as model:
             files = {file: number_of(file) for file, _ in model.scan()}
             numbers = [number for number in files.values() if number is not None]
-            sha256s = index.remove(key, numbers, model=not self._is_back(key))
-            for file, number in files.items():
-                sha256s += _blob_of(model, file) if number is not None else []
+            gone = [version for file, number in files.items() if number is not None for version in _version_in(model, file)]
+            self._end(model, numbers, gone)
+            sha256s = index.remove(key, numbers, model=not self._is_back(key)) + [version.sha256 for version in gone]
             _remove_unused(sha256s, index, blobs, reader)
         self._folder.remove_folder(name)
         self._folder.sync()
+
+    def _end(self, model: Folder, numbers: list[int], gone: list[ArchivedVersion]) -> None:
+        """The log names the model and what went with it."""
+        try:
+            known = read_model(model)
+        except (FileNotFoundError, StoreCorrupt):
+            return  # Nobody can tell this model from one that is made again.
+        last = known.tombstones[-1][1] if known.tombstones else 0
+        ended = Ended(max([last, *numbers]), known.info.creation_timestamp)
+        self._deletions.end((known.info.namespace, known.info.model_id), ended, map(_upload_of, gone))
 
     def _is_back(self, key: str) -> bool:
         # The model may have been made again since; its row belongs to the new one then.
@@ -142,11 +156,19 @@ class Trash:
             return False
 
 
-def _blob_of(folder: Folder, name: str) -> list[str]:
+def _version_in(folder: Folder, name: str) -> list[ArchivedVersion]:
     try:
-        return [decode_version(folder.read(name, MAX_MANIFEST), folder.path(name)).sha256]
+        return [decode_version(folder.read(name, MAX_MANIFEST), folder.path(name))]
     except StoreCorrupt:
-        return []  # the row named it, or the sweep of unreferenced blobs at the next start finds it
+        return []  # the row named its blob, or the sweep of unreferenced blobs at the next start finds it
+
+
+def _model_of(version: ArchivedVersion) -> tuple[str, str]:
+    return version.info.namespace, version.info.model_id
+
+
+def _upload_of(version: ArchivedVersion) -> tuple[int, bytes]:
+    return version.info.number, version.upload_id
 
 
 def _remove_unused(sha256s: list[str], index: Metadata, blobs: Blobs | None, reader: Reader | None) -> None:

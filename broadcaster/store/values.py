@@ -52,6 +52,8 @@ class Loaded:
     `tombstones` are the numbers of archived versions that were deleted, for models that have any. `floors` says, for every
     model that ever had a number (deleted ones too), the number that the next one must be above.
     `terms` says which term of a model is held.
+    `deleted_uploads` names the versions that came of the newest upload ids whose versions were deleted, `ended` the highest
+    number that went with each model that was deleted.
     `notes` are sentences for the operator's log: what was found damaged and what was done about it.
     """
 
@@ -61,6 +63,8 @@ class Loaded:
     floors: dict[ModelKey, int]
     terms: dict[ModelKey, int] = field(default_factory=dict)
     tombstones: dict[ModelKey, Ranges] = field(default_factory=dict)
+    deleted_uploads: dict[bytes, tuple[ModelKey, int]] = field(default_factory=dict)
+    ended: dict[ModelKey, int] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
 
