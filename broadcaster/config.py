@@ -61,6 +61,8 @@ class Settings(BaseSettings):
     keep: Annotated[int, Field(ge=1)] = Field(1000, description="newest transient versions kept per model")
     keep_large: Annotated[int, Field(ge=1)] = Field(8, description="of those, versions over 64 KiB")
     expiry: Annotated[float, Field(gt=0)] = Field(3600.0, description="seconds after which a transient version may go")
+    scrub_rate: Size = Field(16 << 20, description="bytes of the archive that are read and checked a second; 0: none")
+    scrub_period: Annotated[float, Field(gt=0)] = Field(86400.0, description="seconds from the end of one such pass to the next")
     ready_file: Path | None = Field(None, description="file that names the addresses once all of them serve")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least level of what is logged")
 

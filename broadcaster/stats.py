@@ -9,6 +9,8 @@ COUNTERS = {
     "bytes_in": "payload bytes committed",
     "archived": "versions made durable",
     "archive_failures": "archive jobs that failed",
+    "store_corrupt": "payloads and manifests in the archive that were found damaged or missing",
+    "store_healed": "damaged payloads in the archive that were made good again from memory",
     "evicted": "versions that left memory and were not archived",
     "uploads_begun": "uploads begun",
     "uploads_resumed": "uploads resumed after a lost connection or answer",

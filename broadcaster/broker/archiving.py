@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from functools import partial
 
 from broadcaster.broker.checks import store_error
 from broadcaster.broker.memory import Memory
@@ -13,6 +14,7 @@ from broadcaster.catalog import Kept
 from broadcaster.protocol.errors import BroadcasterError, UnknownVersion
 from broadcaster.protocol.version import ModelInfo, VersionInfo
 from broadcaster.store.blobs import Staged
+from broadcaster.store.quarantine import Damage
 from broadcaster.store.values import ArchivedVersion
 
 
@@ -119,6 +121,38 @@ class Archiving:
             done(kept.info)
         else:
             self.keep(kept, None, done)
+
+    # --- damage ----------------------------------------------------------------------------------------------------
+
+    def damaged(self, damage: Damage) -> list[str]:
+        """Something in the archive was found damaged; returns the names of the versions that lost their payload there.
+
+        If one of them is still in memory, its payload is archived again.
+        """
+        self._rooms.stats.count("store_corrupt")
+        lost = [found for found, version in self.versions.items() if version.info.sha256 == damage.sha256]
+        for key, number in lost:
+            kept = self._rooms.catalog.find(key, number)
+            if kept.resident and not kept.leaving:
+                self._mend(key, kept)
+                break
+        return [f"{namespace}/{model_id}:{number}" for (namespace, model_id), number in lost]
+
+    def _mend(self, key: Key, kept: Kept) -> None:
+        place, archive, epoch = self._memory.place(key, kept.info.number), self._rooms.archive, self._rooms.log.epoch
+        place.jobs += 1
+        self._rooms.catalog.pin(kept)
+
+        def finished(result: object) -> None:
+            place.jobs -= 1
+            self._rooms.catalog.unpin(kept)
+            self._rooms.stats.count("archive_failures" if isinstance(result, BaseException) else "store_healed")
+
+        try:
+            job = partial(archive.keep, None, place.view, kept.info, kept.upload_id, epoch)
+            submit(self._rooms.writer, self._front, job, finished)
+        except BroadcasterError as error:
+            finished(error)
 
     # --- leaving ---------------------------------------------------------------------------------------------------
 

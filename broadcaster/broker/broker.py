@@ -91,6 +91,8 @@ class Broker:
     def _reserve(self, begin: Begin, caller: Caller, now: float) -> Upload:
         """Room in memory, and numbers soon. Raises Fenced, and what `Uploads.reserve` does."""
         self.terms.require(begin)
+        if begin.archived:
+            self.rooms.archive.require_writable()  # Before a byte moves, and before anything is announced.
         upload = self._uploads.reserve(begin, caller, now)
         self._numbering.want(upload.key, now)
         return upload

@@ -40,6 +40,8 @@ _DESCRIPTORS = 1 << 20
 @click.option("--keep", metavar="N", help="Newest transient versions kept per model.  [default: 1000]")
 @click.option("--keep-large", metavar="N", help="Of those, versions over 64 KiB.  [default: 8]")
 @click.option("--expiry", metavar="SECONDS", help="Age at which a transient version may go.  [default: 3600]")
+@click.option("--scrub-rate", metavar="SIZE", help="Bytes of the archive checked a second; 0: none.  [default: 16MiB]")
+@click.option("--scrub-period", metavar="SECONDS", help="Time from the end of one such check to the next.  [default: 86400]")
 @click.option("--insecure", is_flag=True, default=None, help="Allow a host that can be reached over the network.")
 @click.option("--advertise", metavar="HOST", help="Host name that clients are told to connect to.")
 @click.option("--config", metavar="FILE", help="TOML file with settings; flags and environment win over it.")
@@ -135,6 +137,8 @@ def _options(settings: Settings) -> Any:
         max_payload=settings.max_payload,
         retention=Retention(settings.memory_budget, settings.keep, settings.keep_large, settings.expiry),
         ready_file=settings.ready_file,
+        scrub_rate=settings.scrub_rate,
+        scrub_period=settings.scrub_period,
     )
 
 

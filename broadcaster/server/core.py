@@ -29,9 +29,11 @@ from broadcaster.registry import Registry
 from broadcaster.server.channels import Binding, Channels
 from broadcaster.server.loop import Loop
 from broadcaster.server.requests import Requests
+from broadcaster.server.upkeep import gauges, look_after
 from broadcaster.slots import SlotPool, file_system_of, is_memory, open_slot_directory, sweep_abandoned
 from broadcaster.stats import Stats
 from broadcaster.store.archive import Archive
+from broadcaster.store.upkeep import PERIOD, RATE
 from broadcaster.store.worker import Worker
 
 log = logging.getLogger("broadcaster.server")
@@ -56,6 +58,8 @@ class CoreOptions:
     ready_file: Path | None
     idle_upload: float = IDLE_UPLOAD
     """Seconds without progress after which an upload is given up."""
+    scrub_rate: int = RATE
+    scrub_period: float = PERIOD
 
 
 class Core:
@@ -134,6 +138,8 @@ class Core:
         self.loop.attach(self._broker, requests)
         self._retention = retention
         self._broker.reserve_all(time.monotonic())
+        self._upkeep = look_after(self._broker, self.loop, rate=self._options.scrub_rate, period=self._options.scrub_period)
+        self._closing.append(self._upkeep.close)
 
     def _welcome(self, hello: Hello) -> Welcome:
         return Welcome(
@@ -175,8 +181,8 @@ class Core:
             "slot_bytes_pinned": rooms.slots.pinned_bytes,
             "slots_lost": rooms.slots.lost_slots,
             "slot_bytes_lost": rooms.slots.lost_bytes,
-            "archive_writable": float(rooms.archive.health.writable),
             "archive_jobs": rooms.writer.pending,
+            **gauges(self._broker, self._upkeep),
         }
 
     @property

@@ -102,12 +102,13 @@ class Upkeep:
     def _look(self) -> None:
         health = self._archive.health
         if not health.writable and not self._stop.is_set():
-            if self._was_writable:
-                self._say(f"the archive takes no writes until its disk works again: {health.reason}", False)
+            reason = health.reason
             try:
                 health = self._archive.probe()
             except Closed:
                 return
+            if self._was_writable:
+                self._say(f"the archive takes no writes until its disk works again: {reason}", False)
             if health.writable:
                 self._say("the archive takes writes again", True)
         self._was_writable = health.writable
