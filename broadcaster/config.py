@@ -18,6 +18,7 @@ from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSett
 
 from broadcaster.protocol.errors import ConfigError
 from broadcaster.protocol.limits import MAX_PAYLOAD
+from broadcaster.protocol.names import PATTERN
 
 PREFIX = "BROADCASTER_"
 FILE_VARIABLE = PREFIX + "CONFIG"
@@ -63,6 +64,8 @@ class Settings(BaseSettings):
     expiry: Annotated[float, Field(gt=0)] = Field(3600.0, description="seconds after which a transient version may go")
     scrub_rate: Size = Field(16 << 20, description="bytes of the archive that are read and checked a second; 0: none")
     scrub_period: Annotated[float, Field(gt=0)] = Field(86400.0, description="seconds from the end of one such pass to the next")
+    node_name: str | None = Field(None, pattern=f"^{PATTERN}$", description="name in replies; none: the host's, without domain")
+    debug: bool = Field(False, description="tell clients tracebacks and paths of errors")
     ready_file: Path | None = Field(None, description="file that names the addresses once all of them serve")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least level of what is logged")
 

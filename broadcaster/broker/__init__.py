@@ -3,6 +3,20 @@
 from broadcaster.broker.broker import Broker
 from broadcaster.broker.checks import check_annotations, store_error
 from broadcaster.broker.rooms import Caller, Front, Key, Rooms, submit
+from broadcaster.broker.searching import Searching
 from broadcaster.broker.uploads import Upload
+from broadcaster.broker.waiting import Timing
 
-__all__ = ["Broker", "Caller", "Front", "Key", "Rooms", "Upload", "check_annotations", "store_error", "submit"]
+__all__ = [
+    "Broker",
+    "Caller",
+    "Front",
+    "Key",
+    "Rooms",
+    "Searching",
+    "Timing",
+    "Upload",
+    "check_annotations",
+    "store_error",
+    "submit",
+]

@@ -10,6 +10,7 @@ from broadcaster.broker.checks import store_error
 from broadcaster.broker.memory import Memory
 from broadcaster.broker.rooms import Front, Key, Rooms, submit
 from broadcaster.broker.uploads import Uploads
+from broadcaster.broker.waiting import Waiter, Waiting
 from broadcaster.catalog import Kept
 from broadcaster.protocol.errors import BroadcasterError, UnknownVersion
 from broadcaster.protocol.version import ModelInfo, VersionInfo
@@ -21,11 +22,12 @@ from broadcaster.store.values import ArchivedVersion
 class Archiving:
     """The archive as the loop sees it: what is durable, and jobs for the thread that writes."""
 
-    def __init__(self, rooms: Rooms, front: Front, memory: Memory, uploads: Uploads) -> None:
+    def __init__(self, rooms: Rooms, front: Front, memory: Memory, uploads: Uploads, waiting: Waiting) -> None:
         self._rooms = rooms
         self._front = front
         self._memory = memory
         self._uploads = uploads
+        self._waiting = waiting
         self.models: set[Key] = set()
         """Models that the archive knows."""
         self.versions: dict[tuple[Key, int], ArchivedVersion] = {}
@@ -66,10 +68,13 @@ class Archiving:
         except BroadcasterError as error:
             finished(error)
 
-    def keep(self, kept: Kept, staged: Staged | None, done: Callable[[VersionInfo | BroadcasterError], None]) -> None:
+    def keep(
+        self, kept: Kept, staged: Staged | None, done: Callable[[VersionInfo | BroadcasterError], None], waiter: Waiter
+    ) -> None:
         """Archives a version that is in memory, and holds it there until then: blob, manifest, row, on the archive thread.
 
         `done` is called on the loop, at once if the job is refused: with what the version became, or with why it did not.
+        RequestTimeout when the time of `waiter` is over before it begins.
         """
         key, info = (kept.info.namespace, kept.info.model_id), kept.info
         catalog, archive, epoch = self._rooms.catalog, self._rooms.archive, self._rooms.log.epoch
@@ -87,16 +92,16 @@ class Archiving:
             place.jobs -= 1
             catalog.unpin(kept)
             if isinstance(result, BaseException):
+                if staged is not None:
+                    staged.discard()
                 done(store_error(result, "archiving"))
             else:
                 self.models.add(key)
                 done(self._became_archived(kept, result))
 
         try:
-            submit(self._rooms.writer, self._front, job, finished)
+            submit(self._rooms.writer, self._front, self._waiting.in_time(waiter, job), finished)
         except BroadcasterError as error:
-            if staged is not None:
-                staged.discard()
             finished(error)
 
     def _became_archived(self, kept: Kept, version: ArchivedVersion) -> VersionInfo:
@@ -112,7 +117,7 @@ class Archiving:
         self._front.push_event(self._rooms.emit(key, "archived", 0.0, number=number, version=kept.info), None)
         return kept.info
 
-    def archive(self, key: Key, ref: int | str, done: Callable[[VersionInfo | BroadcasterError], None]) -> None:
+    def archive(self, key: Key, ref: int | str, done: Callable[[VersionInfo | BroadcasterError], None], waiter: Waiter) -> None:
         """A transient version is persisted; `done` is called as `keep` does. Raises UnknownVersion, or what the catalog says."""
         kept = self._rooms.catalog.find(key, ref)
         if kept.leaving:
@@ -120,7 +125,7 @@ class Archiving:
         if kept.info.archived:
             done(kept.info)
         else:
-            self.keep(kept, None, done)
+            self.keep(kept, None, done, waiter)
 
     # --- damage ----------------------------------------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
+from broadcaster.broker.acknowledging import Acknowledging
 from broadcaster.broker.archiving import Archiving
 from broadcaster.broker.checks import require_same, store_error, with_last_words
 from broadcaster.broker.chunks import Chunks
@@ -19,6 +20,7 @@ from broadcaster.broker.reading import Reading
 from broadcaster.broker.rooms import Caller, Front, Key, Place, Rooms, submit
 from broadcaster.broker.terms import Terms
 from broadcaster.broker.uploads import Stage, Upload, Uploads
+from broadcaster.broker.waiting import Waiting
 from broadcaster.catalog import Kept
 from broadcaster.protocol.errors import Aborted, BroadcasterError, DigestMismatch, InvalidRequest, SizeMismatch
 from broadcaster.protocol.frames import ChunkHeader
@@ -60,10 +62,12 @@ class Broker:
         self._uploads = Uploads(self.memory, front, rooms.stats, max_payload=limit, make_id=make_id, idle=idle)
         self.chunks = Chunks(self._uploads, rooms.stats)
         self.filling = Filling(self._uploads, front, rooms.stats)
-        self.terms = Terms(rooms, front, self._uploads)
-        self._numbering = Numbering(rooms, front, go=self._commit, fail=self._uploads.fail)
-        self.archiving = Archiving(rooms, front, self.memory, self._uploads)
-        self.reading = Reading(rooms, front, self.memory, self.archiving, clock)
+        self.waiting = Waiting(front, rooms.stats, clock)
+        self.terms = Terms(rooms, front, self._uploads, self.waiting)
+        self.acknowledging = Acknowledging(rooms)
+        self._numbering = Numbering(rooms, front, go=self._commit_in_time, fail=self._uploads.fail)
+        self.archiving = Archiving(rooms, front, self.memory, self._uploads, self.waiting)
+        self.reading = Reading(rooms, front, self.memory, self.archiving, self.waiting)
 
     def reserve_all(self, now: float) -> None:
         """A block of numbers for every model that is known, in one transaction, so that the live path is ready at once."""
@@ -75,6 +79,8 @@ class Broker:
         """A new upload is reserved; one that is known goes on, or is answered with the version that came of it."""
         if self._again(begin, caller, now):
             return
+        if now >= caller.expires:
+            raise self.waiting.expired()
         upload = self._reserve(begin, caller, now)
         upload.granted = self._is_here(begin) and isinstance(upload.place, Slot) and upload.place.reachable
         if begin.archived:
@@ -112,7 +118,7 @@ class Broker:
                 self._welcome(upload, self._clock(), rewind=upload.begin.host_token is None)
 
         try:
-            submit(self.rooms.reserver, self._front, lambda: archive.reserve(size), finished)
+            submit(self.rooms.reserver, self._front, self.waiting.in_time(upload, lambda: archive.reserve(size)), finished)
         except BroadcasterError as error:
             self._uploads.fail(upload, error)
 
@@ -148,7 +154,7 @@ class Broker:
                 caller.refuse(result)
 
         if begin.archived and not info.archived:
-            self.archiving.archive(key, info.number, done)
+            self.archiving.archive(key, info.number, done, caller)
         else:
             done(info)
         return True
@@ -185,6 +191,8 @@ class Broker:
         """A payload of at most one chunk, begun and committed in one message. `forward` pushes it to who wants chunks."""
         if self._again(message, caller, now):
             return
+        if now >= caller.expires:
+            raise self.waiting.expired()
         if len(payload) != message.size or message.size > CHUNK:
             raise SizeMismatch(model_id=message.model_id, size=message.size, found=f"a frame of {len(payload)} bytes came")
         upload = self._reserve(message, caller, now)
@@ -209,6 +217,8 @@ class Broker:
         if upload.stage not in (Stage.RECEIVING, Stage.FILLING):
             return  # The commit was sent again; its answer is on the way.
         try:
+            if now >= caller.expires:
+                raise self.waiting.expired()
             upload.begin = with_last_words(upload.begin, commit)
             if upload.stage is Stage.FILLING:
                 self.filling.filled_to_the_end(upload, commit, now)
@@ -244,6 +254,8 @@ class Broker:
         number = rooms.numbers.take(key)  # from a block that is durable already: never handed out twice
         if number is None:
             upload.stage = Stage.NUMBERING
+            if upload.timing is not None:
+                upload.timing.waits()
             self._numbering.park(upload, now)
             return
         self._ensure_model(key, now)
@@ -266,6 +278,7 @@ class Broker:
         facts = {"number": number, "version": info, "evicted": evicted, "transfer": upload.transfer, "attempt": upload.attempt}
         event = rooms.emit(key, "published", now, **facts, **where(upload.place))
         self._front.push_event(event, upload.place.view if info.size <= INLINE else None)  # fetchable from here on
+        rooms.acks.published(key, number, now)
         rooms.stats.count("publishes")
         rooms.stats.count("bytes_in", info.size)
         self._uploads.remember(begin.upload_id, key, info)
@@ -275,6 +288,15 @@ class Broker:
         else:
             self._done(upload, info)
         self._numbering.want(key, now)
+
+    def _commit_in_time(self, upload: Upload, now: float) -> None:
+        """It waited for its number; perhaps nobody waits for it any more."""
+        if self._clock() >= upload.expires:
+            self._uploads.fail(upload, self.waiting.expired())
+            return
+        if upload.timing is not None:
+            upload.timing.begins()
+        self._commit(upload, now)
 
     def _ensure_model(self, key: Key, now: float) -> None:
         """Publishing creates the model: visible at once, durable soon."""
@@ -295,13 +317,14 @@ class Broker:
                 result.facts["number"] = kept.info.number
                 self._uploads.fail(upload, result)
 
-        self.archiving.keep(kept, staged, done)
+        self.archiving.keep(kept, staged, done, upload)
 
     def _done(self, upload: Upload, info: VersionInfo) -> None:
         begin = upload.begin
         self._uploads.under_way.pop(begin.upload_id, None)
         self.memory.committed(begin.size)
-        upload.caller.reply(Done(request_id=begin.request_id, upload_id=begin.upload_id, version=info))
+        done = Done(request_id=begin.request_id, hops=upload.hops, upload_id=begin.upload_id, version=info)
+        upload.caller.reply(done)
 
     # --- given up, deleted -----------------------------------------------------------------------------------------
 
@@ -331,13 +354,15 @@ class Broker:
             self._verify(whole, now)
         self.memory.prepare(now, busy=bool(self._uploads.under_way))
         self.chunks.settle(now)
+        self.acknowledging.settle(now)
 
     @property
     def deadline(self) -> float | None:
         """When `settle` has something to do, whatever comes."""
         if self.filling.behind:
             return 0.0
-        return min((when for when in (self.chunks.deadline, self.memory.quiet) if when is not None), default=None)
+        deadlines = (self.chunks.deadline, self.memory.quiet, self.acknowledging.deadline)
+        return min((when for when in deadlines if when is not None), default=None)
 
     def tick(self, now: float) -> None:
         """Gives up uploads without progress, lets expired versions go, and looks which slots are read no more."""
@@ -348,6 +373,7 @@ class Broker:
                 self._uploads.fail(upload, error)
         self.memory.evict(self.rooms.catalog.expired(now), now)
         self.rooms.slots.survey()
+        self.acknowledging.tick(now)
 
     def close(self) -> None:
         """Gives up what is under way: its files go while the archive is still open."""

@@ -9,7 +9,7 @@ from typing import Any
 from broadcaster.broker.rooms import Key
 from broadcaster.protocol.errors import AlreadyExists, BroadcasterError, InvalidRequest, PayloadTooLarge, StoreUnavailable
 from broadcaster.protocol.frames import encoded_size
-from broadcaster.protocol.limits import ANNOTATIONS
+from broadcaster.protocol.limits import ANNOTATIONS, DESCRIPTION
 from broadcaster.protocol.messages import DIGEST_KINDS, LAST_WORDS, Begin, Commit
 from broadcaster.protocol.names import check_name
 
@@ -24,14 +24,18 @@ def check_begin(begin: Begin, max_payload: int) -> None:
         raise PayloadTooLarge(model_id=begin.model_id, size=begin.size, limit=max_payload, what="the largest payload")
     if len(begin.content_type) > 128:
         raise InvalidRequest(field="content_type", reason="must have at most 128 characters")
-    check_annotations(begin.user_data, begin.metrics)
+    check_annotations(user_data=begin.user_data, metrics=begin.metrics)
 
 
-def check_annotations(*maps: Mapping[str, Any]) -> None:
-    """Raises InvalidRequest when user data, metrics and tags take more than their limit together."""
-    size = sum(encoded_size(one) for one in maps)
+def check_annotations(*, description: str = "", **maps: Mapping[str, Any]) -> None:
+    """Raises InvalidRequest when what is said of a version or a model takes more than its limit together, or its description
+    alone."""
+    length = len(description.encode()) if description else 0
+    if length > DESCRIPTION:
+        raise InvalidRequest(field="description", reason=f"{length} bytes are over {DESCRIPTION}")
+    size = length + sum(encoded_size(one) for one in maps.values())
     if size > ANNOTATIONS:
-        raise InvalidRequest(field="user_data, metrics and tags", reason=f"{size} bytes are over {ANNOTATIONS}")
+        raise InvalidRequest(field="user_data, metrics, tags and description", reason=f"{size} bytes are over {ANNOTATIONS}")
 
 
 def with_last_words(begin: Begin, later: Commit | Begin) -> Begin:
@@ -41,7 +45,7 @@ def with_last_words(begin: Begin, later: Commit | Begin) -> Begin:
     if not given:
         return begin
     changed = replace(begin, **given)
-    check_annotations(changed.user_data, changed.metrics)
+    check_annotations(user_data=changed.user_data, metrics=changed.metrics)
     return changed
 
 
@@ -56,4 +60,6 @@ def store_error(error: BaseException, operation: str) -> BroadcasterError:
     """What a caller is told when a job failed: its own typed error, or StoreUnavailable."""
     if isinstance(error, BroadcasterError):
         return error
-    return StoreUnavailable(operation=operation, where="the archive", reason=repr(error)[:200], hint="See the broadcaster's log")
+    told = StoreUnavailable(operation=operation, where="the archive", reason=repr(error)[:200], hint="See the broadcaster's log")
+    told.__cause__ = error
+    return told

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from broadcaster.broker.archiving import Archiving
 from broadcaster.broker.checks import store_error
 from broadcaster.broker.memory import Memory
 from broadcaster.broker.rooms import Caller, Front, Rooms, submit
-from broadcaster.protocol.errors import InvalidRequest, RequestTimeout
+from broadcaster.broker.waiting import Waiting
+from broadcaster.protocol.errors import InvalidRequest
 from broadcaster.protocol.frames import ChunkHeader
 from broadcaster.protocol.limits import CHUNK
 from broadcaster.protocol.messages import Read
@@ -17,18 +16,12 @@ from broadcaster.protocol.messages import Read
 class Reading:
     """Answers reads, while their callers still wait."""
 
-    def __init__(self, rooms: Rooms, front: Front, memory: Memory, archiving: Archiving, clock: Callable[[], float]) -> None:
+    def __init__(self, rooms: Rooms, front: Front, memory: Memory, archiving: Archiving, waiting: Waiting) -> None:
         self._rooms = rooms
         self._front = front
         self._memory = memory
         self._archiving = archiving
-        self._clock = clock
-
-    def require_time(self, caller: Caller) -> None:
-        """Raises RequestTimeout when the caller's time is over: nobody waits for what would be done now."""
-        if self._clock() > caller.expires:
-            self._rooms.stats.count("requests_expired")
-            raise RequestTimeout(what="the request", timeout="its budget of time")
+        self._waiting = waiting
 
     def read(self, read: Read, caller: Caller) -> None:
         """At most one chunk of a version. Raises InvalidRequest, Busy, or what the catalog says."""
@@ -52,14 +45,11 @@ class Reading:
             caller.chunk(header, cached, track=False)
             return
 
-        def job() -> memoryview:
-            self.require_time(caller)
-            return archive.read(version, read.offset, length)
-
         def finished(result: memoryview | BaseException) -> None:
             if isinstance(result, BaseException):
                 caller.refuse(store_error(result, "reading"))
             else:
                 caller.chunk(header, result, track=False)  # the frame alone keeps the bytes
 
+        job = self._waiting.in_time(caller, lambda: archive.read(version, read.offset, length))
         submit(self._rooms.readers, self._front, job, finished)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
+from broadcaster.acks import AckTable
 from broadcaster.beacons import Beacons
 from broadcaster.catalog import Catalog
 from broadcaster.eventlog import EventLog
@@ -17,6 +18,9 @@ from broadcaster.slots import Inline, Slot, SlotPool, Tracker
 from broadcaster.stats import Stats
 from broadcaster.store.archive import Archive
 from broadcaster.store.worker import Worker
+
+if TYPE_CHECKING:
+    from broadcaster.broker.waiting import Timing
 
 T = TypeVar("T")
 
@@ -30,6 +34,11 @@ class Caller(Protocol):
     @property
     def expires(self) -> float:
         """When its time is over: work that has not begun by then is not begun."""
+        ...
+
+    @property
+    def timing(self) -> Timing | None:
+        """Its way through this node, where it asked for that."""
         ...
 
     def reply(self, message: Message, payload: memoryview | None = None) -> None: ...
@@ -59,6 +68,7 @@ class Rooms:
     numbers: Numbers
     log: EventLog
     beacons: Beacons
+    acks: AckTable
     slots: SlotPool
     archive: Archive
     writer: Worker

@@ -8,6 +8,7 @@ from typing import TypeVar
 from broadcaster.broker.checks import store_error
 from broadcaster.broker.rooms import Caller, Front, Key, Rooms, submit
 from broadcaster.broker.uploads import Stage, Uploads
+from broadcaster.broker.waiting import Waiting
 from broadcaster.protocol.errors import BroadcasterError, Fenced
 from broadcaster.protocol.messages import Begin, GivenUp, GiveUpTerm, TakeTerm, Term
 from broadcaster.protocol.names import check_name
@@ -21,10 +22,11 @@ _UNCOMMITTED = (Stage.RESERVING, Stage.RECEIVING, Stage.FILLING, Stage.VERIFYING
 class Terms:
     """The terms that are held. What is done to them is durable first, and holds here before it is answered."""
 
-    def __init__(self, rooms: Rooms, front: Front, uploads: Uploads) -> None:
+    def __init__(self, rooms: Rooms, front: Front, uploads: Uploads, waiting: Waiting) -> None:
         self._rooms = rooms
         self._front = front
         self._uploads = uploads
+        self._waiting = waiting
         self.held: dict[Key, int] = {}
         """By model. An upload may become a version only while `held.get(key)` is its own term."""
 
@@ -89,6 +91,6 @@ class Terms:
                 then(result)
 
         try:
-            submit(self._rooms.reserver, self._front, job, finished)
+            submit(self._rooms.reserver, self._front, self._waiting.in_time(caller, job), finished)
         except BroadcasterError as error:
             caller.refuse(error)

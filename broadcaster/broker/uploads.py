@@ -10,8 +10,10 @@ from enum import Enum
 from broadcaster.broker.checks import check_begin
 from broadcaster.broker.memory import Memory
 from broadcaster.broker.rooms import Caller, Front, Key, Place
+from broadcaster.broker.waiting import Timing
 from broadcaster.protocol.errors import Aborted, BroadcasterError, BudgetExceeded
 from broadcaster.protocol.frames import Chunk, ChunkHeader
+from broadcaster.protocol.hops import Hop
 from broadcaster.protocol.machines.upload import Assembler
 from broadcaster.protocol.messages import Abandon, Begin, Message
 from broadcaster.protocol.version import VersionInfo
@@ -52,10 +54,22 @@ class Upload:
     staged: Staged | None = None
     declared: str = ""
     """The digest, from the commit of a granted upload on."""
+    timing: Timing | None = None
+    """Where it was, if its `begin` asked for that."""
 
     @property
     def key(self) -> Key:
         return self.begin.namespace, self.begin.model_id
+
+    @property
+    def expires(self) -> float:
+        """When nobody waits for it any more: whoever spoke for it last may have said so."""
+        return self.caller.expires
+
+    @property
+    def hops(self) -> tuple[Hop, ...] | None:
+        """Where it was so far, if its `begin` asked for that."""
+        return None if self.timing is None else self.timing.hops()
 
     def pushed(self, header: ChunkHeader) -> ChunkHeader:
         """The header under which subscribers get an uploaded chunk: upload ids are their owner's secret."""
@@ -100,7 +114,7 @@ class Uploads:
         attempt = self._attempts.pop(begin.upload_id, -1) + 1
         stage = Stage.RESERVING if begin.archived else Stage.RECEIVING
         assembler = Assembler(begin, place.view, now, idle=self._idle)
-        upload = Upload(begin, caller, place, self._make_id(), attempt, stage, assembler, now)
+        upload = Upload(begin, caller, place, self._make_id(), attempt, stage, assembler, now, timing=caller.timing)
         self.under_way[begin.upload_id] = upload
         self._stats.count("uploads_begun")
         return upload
@@ -116,6 +130,7 @@ class Uploads:
         """It ends, and its caller is told why."""
         self._stats.count("uploads_refused")
         self.forget(upload)
+        error.request_id, error.hops = upload.begin.request_id.hex(), upload.hops or ()
         upload.caller.refuse(error)
 
     def forget(self, upload: Upload) -> None:

@@ -42,6 +42,8 @@ _DESCRIPTORS = 1 << 20
 @click.option("--expiry", metavar="SECONDS", help="Age at which a transient version may go.  [default: 3600]")
 @click.option("--scrub-rate", metavar="SIZE", help="Bytes of the archive checked a second; 0: none.  [default: 16MiB]")
 @click.option("--scrub-period", metavar="SECONDS", help="Time from the end of one such check to the next.  [default: 86400]")
+@click.option("--node-name", metavar="NAME", help="Name in replies.  [default: the host's, without its domain]")
+@click.option("--debug", is_flag=True, default=None, help="Tell clients tracebacks and paths of errors.")
 @click.option("--insecure", is_flag=True, default=None, help="Allow a host that can be reached over the network.")
 @click.option("--advertise", metavar="HOST", help="Host name that clients are told to connect to.")
 @click.option("--config", metavar="FILE", help="TOML file with settings; flags and environment win over it.")
@@ -137,6 +139,8 @@ def _options(settings: Settings) -> Any:
         max_payload=settings.max_payload,
         retention=Retention(settings.memory_budget, settings.keep, settings.keep_large, settings.expiry),
         ready_file=settings.ready_file,
+        node_name=settings.node_name or "",
+        debug=settings.debug,
         scrub_rate=settings.scrub_rate,
         scrub_period=settings.scrub_period,
     )

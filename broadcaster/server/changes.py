@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections import OrderedDict
 from dataclasses import dataclass
 
-from broadcaster.broker import Caller
-from broadcaster.protocol.errors import BroadcasterError
+import xxhash
+
+from broadcaster.broker import Caller, Timing
+from broadcaster.protocol.errors import BroadcasterError, InvalidRequest
 from broadcaster.protocol.frames import ChunkHeader
-from broadcaster.protocol.messages import Message
+from broadcaster.protocol.messages import Message, Request
 from broadcaster.slots import Tracker
 
 KEPT = 4096
@@ -21,6 +24,7 @@ LASTS = 600.0
 class _Change:
     caller: Caller
     since: float
+    content: bytes
     answer: Message | BroadcasterError | None = None
 
 
@@ -30,13 +34,19 @@ class Changes:
     def __init__(self) -> None:
         self._known: OrderedDict[bytes, _Change] = OrderedDict()
 
-    def once(self, request_id: bytes, caller: Caller, now: float) -> Caller | None:
-        """The caller to answer for a new request; None when the request is known, and answered or going to be."""
+    def once(self, request: Request, caller: Caller, now: float) -> Caller | None:
+        """The caller to answer for a new request; None when the request is known, and answered or going to be.
+
+        Raises InvalidRequest when its id is that of another request: the first answer would tell it of something else.
+        """
         self._forget(now)
+        request_id, content = request.request_id, _content(request)
         change = self._known.get(request_id)
         if change is None:
-            change = self._known[request_id] = _Change(caller, now)
+            change = self._known[request_id] = _Change(caller, now, content)
             return Once(change, self._known, request_id)
+        if change.content != content:
+            raise InvalidRequest(field="request_id", reason="another request had this id")
         change.caller = caller
         match change.answer:
             case Message() as message:
@@ -65,16 +75,31 @@ class Once:
     def expires(self) -> float:
         return self._change.caller.expires
 
+    @property
+    def timing(self) -> Timing | None:
+        return self._change.caller.timing
+
     def reply(self, message: Message, payload: memoryview | None = None) -> None:
         self._change.answer = message
         self._change.caller.reply(message)
 
     def refuse(self, error: BroadcasterError) -> None:
-        if error.retryable:
-            self._known.pop(self._request_id, None)
-        else:
+        if not error.retryable:
             self._change.answer = error
+        elif self._known.get(self._request_id) is self._change:
+            del self._known[self._request_id]
         self._change.caller.refuse(error)
 
     def chunk(self, header: ChunkHeader, data: memoryview, *, track: bool) -> Tracker | None:
         return self._change.caller.chunk(header, data, track=track)
+
+
+_OF_THE_MOMENT = {"request_id", "budget_ms", "timing"}
+"""What may differ when a request is sent again."""
+
+
+def _content(request: Request) -> bytes:
+    """What a request wants, in 16 bytes: a request of 64 KiB need not be kept to know it again."""
+    wanted = {name: value for name, value in request.write().items() if name not in _OF_THE_MOMENT}
+    told = json.dumps([request.KIND.decode(), wanted], sort_keys=True, default=bytes.hex)
+    return xxhash.xxh3_128_digest(told.encode("utf-8", "surrogatepass"))

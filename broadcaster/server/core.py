@@ -17,6 +17,7 @@ from pathlib import Path
 import zmq
 
 from broadcaster import __version__
+from broadcaster.acks import AckTable
 from broadcaster.beacons import Beacons
 from broadcaster.broker import Broker, Rooms
 from broadcaster.catalog import Catalog, Retention
@@ -26,6 +27,7 @@ from broadcaster.protocol.errors import BroadcasterError, DirectoryUnusable
 from broadcaster.protocol.limits import CHUNK, CONTROL, EAGER, IDLE_UPLOAD, INLINE, PROTOCOL, WINDOW
 from broadcaster.protocol.messages import Hello, Welcome
 from broadcaster.registry import Registry
+from broadcaster.server.answers import Answers, host_name
 from broadcaster.server.channels import Binding, Channels
 from broadcaster.server.loop import Loop
 from broadcaster.server.requests import Requests
@@ -56,6 +58,10 @@ class CoreOptions:
     max_payload: int
     retention: Retention
     ready_file: Path | None
+    node_name: str = ""
+    """What this broadcaster is called in replies; empty: the host's name, without its domain."""
+    debug: bool = False
+    """Whether errors are told with tracebacks and paths."""
     idle_upload: float = IDLE_UPLOAD
     """Seconds without progress after which an upload is given up."""
     scrub_rate: int = RATE
@@ -92,7 +98,7 @@ class Core:
         if not channels.ipc:
             log.warning("no ipc sockets: the path of the slot directory is too long for them path=%s", directory)
         retention = _fitting(options.retention, directory)
-        archive = Archive.open(options.archive_dir, now_ms=time.time_ns() // 1_000_000)
+        archive = Archive.open(options.archive_dir.absolute(), now_ms=time.time_ns() // 1_000_000)
         self._closing.append(archive.close)
         self.loop = Loop(channels)
         self._closing.append(self.loop.close)
@@ -110,6 +116,7 @@ class Core:
             numbers=Numbers(loaded.floors),
             log=EventLog(loaded.epoch),
             beacons=Beacons(),
+            acks=AckTable(),
             slots=slots,
             archive=archive,
             writer=Worker("archive"),
@@ -135,11 +142,18 @@ class Core:
         (directory / "token").write_text(self._token)
         self._closing.append(lambda: (directory / "token").unlink(missing_ok=True))
         requests = Requests(self._broker, Registry(self._broker, self.loop, time.time_ns), self._welcome, self._gauges)
-        self.loop.attach(self._broker, requests)
+        self.loop.attach(self._broker, requests, self._answers(directory))
         self._retention = retention
         self._broker.reserve_all(time.monotonic())
         self._upkeep = look_after(self._broker, self.loop, rate=self._options.scrub_rate, period=self._options.scrub_period)
         self._closing.append(self._upkeep.close)
+
+    def _answers(self, slot_dir: Path) -> Answers:
+        """Paths that clients are told begin with these names instead."""
+        directories = ((slot_dir, "slots"), (self._options.archive_dir, "archive"))
+        roots = {str(path): name for directory, name in directories for path in (directory.absolute(), directory.resolve())}
+        name = self._options.node_name or host_name()
+        return Answers(self._rooms.stats, name, roots, debug=self._options.debug)
 
     def _welcome(self, hello: Hello) -> Welcome:
         return Welcome(
@@ -171,6 +185,7 @@ class Core:
             "models": rooms.catalog.model_count,
             "versions": rooms.catalog.version_count,
             "subscriptions": self.loop.subscriptions,
+            **self._broker.acknowledging.gauges(time.monotonic()),
             "memory_budget": rooms.catalog.retention.budget,
             "memory_versions": rooms.catalog.resident_bytes,
             "memory_uploads": self._broker.memory.in_flight,
@@ -228,7 +243,7 @@ class Core:
 def _slot_directory(options: CoreOptions) -> tuple[Path, bool]:
     """The slot directory, and whether it is one of our own that goes when we go."""
     if options.slot_dir is not None:
-        return options.slot_dir, False
+        return options.slot_dir.absolute(), False
     memory = Path("/dev/shm")
     root = memory if sys.platform == "linux" and memory.is_dir() else Path(tempfile.gettempdir())
     sweep_abandoned(root, f"broadcaster-{os.getuid()}-")

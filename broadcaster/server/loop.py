@@ -15,8 +15,22 @@ from broadcaster.broker import Broker, Caller, Key, Rooms, Upload
 from broadcaster.protocol.errors import BroadcasterError, InvalidRequest, RemoteProtocolError, UnsupportedProtocol
 from broadcaster.protocol.frames import ChunkHeader, decode_header, decode_map, encode
 from broadcaster.protocol.limits import PROTOCOL
-from broadcaster.protocol.messages import KINDS, Abandon, Abort, Aborted, Beacon, Begin, Commit, Event, Filled, Publish, Request
+from broadcaster.protocol.messages import (
+    KINDS,
+    Abandon,
+    Abort,
+    Aborted,
+    Ack,
+    Beacon,
+    Begin,
+    Commit,
+    Event,
+    Filled,
+    Publish,
+    Request,
+)
 from broadcaster.protocol.names import EVENTS
+from broadcaster.server.answers import Answers
 from broadcaster.server.channels import Channels
 from broadcaster.server.peers import Peer
 from broadcaster.server.requests import Requests
@@ -30,6 +44,8 @@ _TURN = 64
 """Messages taken from one socket before the others have their turn."""
 _TICK = 0.5
 """Seconds between looks at what expires."""
+_DELAY = 0.05
+"""Seconds that this thread may be late before what it reads is taken to have waited for it."""
 _NO_ID = bytes(16)
 
 Frames = Sequence[zmq.Frame]
@@ -50,10 +66,15 @@ class Loop:
         self._broker: Broker
         self._requests: Requests
         self._rooms: Rooms
+        self._answers: Answers
+        self._came = self._looked = clock()
+        """When what is read now came, or earlier: budgets of time begin there. And when sockets were looked at last."""
+        self._drained = True
+        """Whether nothing was left in a socket then."""
 
-    def attach(self, broker: Broker, requests: Requests) -> None:
+    def attach(self, broker: Broker, requests: Requests, answers: Answers) -> None:
         """The broker and this loop know each other: it is made first, and told then."""
-        self._broker, self._requests, self._rooms = broker, requests, broker.rooms
+        self._broker, self._requests, self._rooms, self._answers = broker, requests, broker.rooms, answers
 
     # --- what the broker wants -------------------------------------------------------------------------------------
 
@@ -110,7 +131,9 @@ class Loop:
             self._beacons(now)
             deadlines = (self._rooms.beacons.deadline, self._broker.deadline)
             due = min([tick, *(deadline for deadline in deadlines if deadline is not None)])
-            ready = dict(poller.poll(max(0, int((due - self._clock()) * 1000) + 1)))
+            began = self._clock()
+            ready = dict(poller.poll(max(0, int((due - began) * 1000) + 1)))
+            self._note_delay(began, due)
             for socket, turn in turns:
                 if socket in ready:
                     self._drain(socket, turn)
@@ -128,12 +151,28 @@ class Loop:
         except BlockingIOError:
             pass  # Full of wake-ups that are not read yet: one more changes nothing.
 
+    def _note_delay(self, began: float, due: float) -> None:
+        """A poll `began`, was to end by `due`, and has ended: since when may what is read now have waited, for a process that was
+        stopped or busy?"""
+        now = self._clock()
+        came = began if now > max(began, due) + _DELAY else now
+        if began - self._looked > _DELAY:
+            came = self._looked
+        self._came = came if self._drained else min(self._came, came)
+        self._looked, self._drained = now, True
+
+    def _expires(self, given: dict[str, object]) -> float:
+        """When the time of this request is over, by its budget."""
+        budget = given.get("budget_ms")
+        return self._came + budget / 1000 if type(budget) is int else float("inf")
+
     def _drain(self, socket: zmq.Socket[bytes], turn: Callable[[Frames], None]) -> None:
         for _ in range(_TURN):
             frames = receive(socket)
             if frames is None:
                 return
             turn(frames)
+        self._drained = False
 
     def _run_posted(self) -> None:
         self._wake.recv(4096)
@@ -165,11 +204,14 @@ class Loop:
             self._filled(frames[1:], now)
             return
         routing = [frames[0].bytes]
-        peer: Caller = Peer(self._channels.upload, routing, self._rooms.stats, _NO_ID)
+        peer = Peer(self._channels.upload, routing, self._answers, _NO_ID)
         try:
             given = _map_of(frames[1:])
             request_id, upload_id = _id_in(given, "request_id"), _id_in(given, "upload_id")
-            peer = Peer(self._channels.upload, routing, self._rooms.stats, request_id, upload_id=upload_id)
+            expires = self._expires(given)
+            peer = Peer(self._channels.upload, routing, self._answers, request_id, upload_id=upload_id, expires=expires)
+            if given.get("timing") is True:
+                peer.timing = self._answers.timing()
             match read_request(frames[1:], given):
                 case Publish() as publish:
                     payload = frames[3] if len(frames) > 3 else zmq.Frame(b"")
@@ -203,7 +245,7 @@ class Loop:
         except RemoteProtocolError:
             self._rooms.stats.count("bad_messages")
             return
-        peer = Peer(self._channels.upload, [frames[0].bytes], self._rooms.stats, header.transfer, upload_id=header.transfer)
+        peer = Peer(self._channels.upload, [frames[0].bytes], self._answers, _NO_ID, upload_id=header.transfer)
         upload = self._broker.chunks.wants(header, peer)
         if upload is None:
             self._broker.chunks.dropped(header, now)
@@ -222,19 +264,30 @@ class Loop:
 
     def _data(self, frames: Frames) -> None:
         now = self._clock()
+        if len(frames) > 2 and len(frames[2]) == len(Ack.KIND) and frames[2].bytes == Ack.KIND:
+            self._ack(frames[2:], now)
+            return
         envelope = [frames[0].bytes, b""]
-        peer = Peer(self._channels.data, envelope, self._rooms.stats, _NO_ID)
+        peer = Peer(self._channels.data, envelope, self._answers, _NO_ID)
         try:
             if len(frames) < 2 or len(frames[1]):
                 raise RemoteProtocolError(reason="an empty frame comes first on the data channel")
             given = _map_of(frames[2:])
-            budget = given.get("budget_ms")
-            expires = now + budget / 1000 if type(budget) is int else float("inf")
-            peer = Peer(self._channels.data, envelope, self._rooms.stats, _id_in(given, "request_id"), expires=expires)
+            request_id, expires = _id_in(given, "request_id"), self._expires(given)
+            peer = Peer(self._channels.data, envelope, self._answers, request_id, expires=expires)
+            if given.get("timing") is True:
+                peer.timing = self._answers.timing()
             self._rooms.stats.count("requests")
             self._requests.answer(read_request(frames[2:], given), peer, now)
         except BroadcasterError as error:
             self._refuse(peer, error)
+
+    def _ack(self, frames: Frames, now: float) -> None:
+        """Not answered, whatever it is."""
+        try:
+            self._broker.acknowledging.ack(Ack.read(_map_of(frames)), now)
+        except RemoteProtocolError:
+            self._rooms.stats.count("bad_messages")
 
     def _refuse(self, peer: Caller, error: BroadcasterError) -> None:
         if isinstance(error, RemoteProtocolError):

@@ -9,10 +9,12 @@ from broadcaster.protocol.errors import BroadcasterError, InvalidRequest
 from broadcaster.protocol.messages import (
     AddMetrics,
     Archive,
+    AwaitAcks,
     Best,
     CreateModel,
     DeleteModel,
     DeleteVersion,
+    Describe,
     Follow,
     GetModel,
     GetStats,
@@ -20,10 +22,14 @@ from broadcaster.protocol.messages import (
     GiveUpTerm,
     Hello,
     ListModels,
+    ListSubscribers,
     ListVersions,
+    Ping,
+    Pong,
     Read,
     Replay,
     Request,
+    Search,
     SetAlias,
     SetTags,
     Stats,
@@ -34,7 +40,7 @@ from broadcaster.protocol.messages import (
 from broadcaster.registry import Registry
 from broadcaster.server.changes import Changes
 
-_CHANGES = (CreateModel, UpdateModel, DeleteModel, DeleteVersion, Archive, SetAlias, SetTags, AddMetrics, TakeTerm, GiveUpTerm)
+_CHANGES = (CreateModel, UpdateModel, DeleteModel, DeleteVersion, Archive, SetAlias, SetTags, AddMetrics, Describe, TakeTerm, GiveUpTerm)
 
 
 class Requests:
@@ -55,9 +61,9 @@ class Requests:
 
     def answer(self, request: Request, caller: Caller, now: float) -> None:
         """Answers now or later, once. Raises the typed error to answer with."""
-        self._broker.reading.require_time(caller)
+        self._broker.waiting.require_time(caller)
         if isinstance(request, _CHANGES):
-            first = self._changes.once(request.request_id, caller, now)
+            first = self._changes.once(request, caller, now)
             if first is not None:
                 self._change(request, first, now)
             return
@@ -80,7 +86,15 @@ class Requests:
             case Replay():
                 caller.reply(registry.replay(request))
             case Best():
-                caller.reply(registry.best(request))
+                registry.searching.best(request, caller)
+            case Search():
+                registry.searching.search(request, caller)
+            case Ping():
+                caller.reply(Pong(request_id=request.request_id))
+            case ListSubscribers():
+                caller.reply(self._broker.acknowledging.subscribers(request, now))
+            case AwaitAcks():
+                self._broker.acknowledging.wait(request, caller, now)
             case GetStats():
                 values = self._broker.rooms.stats.values() | self._gauges()
                 caller.reply(Stats(request_id=request.request_id, values=values))
@@ -106,6 +120,8 @@ class Requests:
                     registry.set_alias(request, caller, now)
                 case SetTags():
                     registry.set_tags(request, caller, now)
+                case Describe():
+                    registry.describe(request, caller, now)
                 case AddMetrics():
                     registry.add_metrics(request, caller, now)
                 case TakeTerm():
