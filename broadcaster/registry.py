@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import TypeVar
 
-from broadcaster.broker import Broker, Caller, Front, Key, check_annotations, store_error, submit
+from broadcaster.broker import Broker, Caller, Front, Key, Searching, check_annotations, store_error, submit
 from broadcaster.catalog import Kept
 from broadcaster.protocol.errors import (
     AlreadyExists,
@@ -24,11 +24,11 @@ from broadcaster.protocol.limits import CONTROL, PAGE
 from broadcaster.protocol.messages import (
     AddMetrics,
     Archive,
-    Best,
     CreateModel,
     Deleted,
     DeleteModel,
     DeleteVersion,
+    Describe,
     Events,
     Follow,
     GetModel,
@@ -63,6 +63,7 @@ class Registry:
         self._rooms = broker.rooms
         self._front = front
         self._wall = wall
+        self.searching = Searching(broker.rooms, front, broker.waiting)
 
     # --- asking ----------------------------------------------------------------------------------------------------
 
@@ -82,10 +83,6 @@ class Registry:
 
     def version(self, request: GetVersion) -> Version:
         kept = self._rooms.catalog.find(_key(request, request.model_id), request.ref)
-        return Version(request_id=request.request_id, version=kept.info)
-
-    def best(self, request: Best) -> Version:
-        kept = self._rooms.catalog.best(_key(request, request.model_id), request.metric, request.mode)
         return Version(request_id=request.request_id, version=kept.info)
 
     def follow(self, request: Follow) -> tuple[State, memoryview | None]:
@@ -124,9 +121,10 @@ class Registry:
         key = _key(request, request.model_id)
         check_name("namespace", request.namespace)
         check_name("model", request.model_id)
-        check_annotations(request.user_data, request.tags)
+        data, tags, description = request.user_data, request.tags, request.description or ""
+        check_annotations(user_data=data, tags=tags, description=description)
         try:
-            info = self._rooms.catalog.create(key, self._wall(), user_data=request.user_data, tags=request.tags)
+            info = self._rooms.catalog.create(key, self._wall(), user_data=data, tags=tags, description=description)
         except AlreadyExists:
             if not request.exist_ok:
                 raise
@@ -144,8 +142,21 @@ class Registry:
     def update(self, request: UpdateModel, caller: Caller, now: float) -> None:
         key = _key(request, request.model_id)
         before = self._rooms.catalog.model(key)
-        check_annotations(request.user_data, before.tags)
-        self._replace_model(request, key, caller, now, user_data=request.user_data)
+        description = before.description if request.description is None else request.description
+        check_annotations(user_data=request.user_data, tags=before.tags, description=description)
+        self._replace_model(request, key, caller, now, user_data=request.user_data, description=description)
+
+    def describe(self, request: Describe, caller: Caller, now: float) -> None:
+        key, description = _key(request, request.model_id), request.description
+        if request.number is None:
+            before = self._rooms.catalog.model(key)
+            check_annotations(user_data=before.user_data, tags=before.tags, description=description)
+            self._replace_model(request, key, caller, now, description=description)
+            return
+        kept = self._rooms.catalog.find(key, request.number)
+        archive, number = self._rooms.archive, request.number
+        info = replace(kept.info, description=description)
+        self._annotate(request, kept, info, caller, now, lambda: archive.set_description(*key, number, description))
 
     def _replace_model(
         self,
@@ -156,16 +167,19 @@ class Registry:
         *,
         user_data: Mapping[str, str] | None = None,
         tags: Mapping[str, str] | None = None,
+        description: str | None = None,
     ) -> None:
         before = self._rooms.catalog.model(key)
-        info = self._rooms.catalog.update(key, user_data=user_data, tags=tags)
+        info = self._rooms.catalog.update(key, user_data=user_data, tags=tags, description=description)
         self._announce(key, "updated", now)
         archive = self._rooms.archive
         self._durable(
             caller,
             lambda: archive.set_model(info),
             lambda: self._model_reply(request, key),
-            lambda: self._rooms.catalog.update(key, user_data=before.user_data, tags=before.tags),
+            lambda: self._rooms.catalog.update(
+                key, user_data=before.user_data, tags=before.tags, description=before.description
+            ),
         )
 
     def delete_model(self, request: DeleteModel, caller: Caller, now: float) -> None:
@@ -221,7 +235,7 @@ class Registry:
             else:
                 caller.reply(Version(request_id=request.request_id, version=result))
 
-        self._broker.archiving.archive(_key(request, request.model_id), request.ref, done)
+        self._broker.archiving.archive(_key(request, request.model_id), request.ref, done, caller)
 
     def set_alias(self, request: SetAlias, caller: Caller, now: float) -> None:
         key = _key(request, request.model_id)
@@ -243,7 +257,8 @@ class Registry:
             check_name("tag", name)
         if request.number is None:
             tags = _merged(self._rooms.catalog.model(key).tags, request.tags)
-            check_annotations(self._rooms.catalog.model(key).user_data, tags)
+            before = self._rooms.catalog.model(key)
+            check_annotations(user_data=before.user_data, tags=tags, description=before.description)
             self._replace_model(request, key, caller, now, tags=tags)
             return
         kept = self._rooms.catalog.find(key, request.number)
@@ -262,7 +277,7 @@ class Registry:
         self, request: Request, kept: Kept, info: VersionInfo, caller: Caller, now: float, job: Callable[[], object]
     ) -> None:
         """Gives a version other annotations; on disk too where it is archived."""
-        check_annotations(info.user_data, info.metrics, info.tags)
+        check_annotations(user_data=info.user_data, metrics=info.metrics, tags=info.tags, description=info.description)
         before, kept.info = kept.info, info
         key = (info.namespace, info.model_id)
         self._announce(key, "updated", now, number=info.number, version=info)
@@ -301,12 +316,8 @@ class Registry:
             except BroadcasterError as error:
                 caller.refuse(error)
 
-        def in_time() -> object:
-            self._broker.reading.require_time(caller)
-            return job()
-
         try:
-            submit(self._rooms.writer, self._front, in_time, finished)
+            submit(self._rooms.writer, self._front, self._broker.waiting.in_time(caller, job), finished)
         except BroadcasterError as error:
             finished(error)
 
