@@ -18,6 +18,7 @@ from broadcaster.protocol.errors import (
     UnknownModel,
     UnknownVersion,
 )
+from broadcaster.protocol.ranges import without
 from broadcaster.protocol.version import ModelInfo, VersionInfo
 from broadcaster.store.blobs import Blobs, Staged
 from broadcaster.store.deletions import Deletions
@@ -30,7 +31,6 @@ from broadcaster.store.manifests import Manifests, key_of
 from broadcaster.store.quarantine import Damage, Quarantine
 from broadcaster.store.reconcile import Reconciliation, open_index
 from broadcaster.store.scrub import Scrub
-from broadcaster.store.tombstones import without
 from broadcaster.store.trash import Trash
 from broadcaster.store.values import ArchivedModel, ArchivedVersion, Health, Loaded, ModelKey
 

@@ -18,9 +18,9 @@ import xxhash
 
 from broadcaster.protocol.errors import Fact, InvalidName, StoreCorrupt
 from broadcaster.protocol.names import check_name
+from broadcaster.protocol.ranges import Ranges, pack, unpack
 from broadcaster.protocol.version import ModelInfo, VersionInfo
 from broadcaster.store.folders import Folder
-from broadcaster.store.tombstones import Ranges, pack, unpack
 from broadcaster.store.values import CHUNK_DIGEST, ArchivedModel, ArchivedVersion, chunk_count
 
 MAGIC = b"MBMF"

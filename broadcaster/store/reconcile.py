@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from broadcaster.protocol.errors import StoreCorrupt
+from broadcaster.protocol.ranges import Ranges, covers, merged
 from broadcaster.protocol.version import ModelInfo
 from broadcaster.store.blobs import Blobs
 from broadcaster.store.deletions import Deletions
@@ -19,7 +20,6 @@ from broadcaster.store.layout import unusable
 from broadcaster.store.manifests import MODEL_FILE, Manifests, key_of, number_of, read_model, read_version
 from broadcaster.store.metadata import Metadata
 from broadcaster.store.sqlite import IndexDamaged
-from broadcaster.store.tombstones import Ranges, covers, merged
 from broadcaster.store.values import ArchivedModel, ArchivedVersion, ModelKey
 
 

@@ -16,6 +16,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from broadcaster.protocol.errors import StoreCorrupt
+from broadcaster.protocol.ranges import bounded, merged
 from broadcaster.store.blobs import Blobs
 from broadcaster.store.deletions import Deletions, Ended
 from broadcaster.store.failpoints import hit
@@ -23,7 +24,6 @@ from broadcaster.store.folders import Folder
 from broadcaster.store.manifests import MAX_MANIFEST, MODEL_FILE, Manifests, decode_version, number_of, read_model, version_file
 from broadcaster.store.metadata import Metadata
 from broadcaster.store.reading import Reader
-from broadcaster.store.tombstones import bounded, merged
 from broadcaster.store.values import ArchivedVersion
 
 _VERSION = re.compile(r"([0-9a-f]{64})-([1-9][0-9]*)")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from broadcaster.protocol.ranges import Ranges
 from broadcaster.protocol.version import ModelInfo, VersionInfo
-from broadcaster.store.tombstones import Ranges
 
 CHUNK = 1 << 20
 """Bytes per chunk of a blob: each has its own xxh3-128, checked on every read."""

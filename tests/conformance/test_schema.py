@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from broadcaster.protocol.errors import DirectoryUnusable, StoreCorrupt
+from broadcaster.protocol.ranges import Ranges, bounded, covers, merged, pack, unpack
 from broadcaster.protocol.version import ModelInfo
 from broadcaster.store import Archive, Loaded, manifests, metadata, rebuild_index, sqlite
 from broadcaster.store.metadata import SCHEMAS, downgrade
-from broadcaster.store.tombstones import Ranges, bounded, covers, merged, pack, unpack
 from broadcaster.store.values import ArchivedModel
 from tests.fault.archives import NOW, describe, keep, payload, read_all
 

@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from broadcaster.protocol.ranges import Ranges, bounded, covers, merged, without
 from broadcaster.protocol.version import ModelInfo
 from broadcaster.store import Archive, Loaded, rebuild_index
 from broadcaster.store import deletions as deletions_file
 from broadcaster.store.deletions import Deletions, Ended
 from broadcaster.store.folders import Folder
-from broadcaster.store.tombstones import Ranges, bounded, covers, merged, without
 from tests.fault.archives import NOW, keep, payload, read_all
 
 ALPHA = ("default", "alpha")

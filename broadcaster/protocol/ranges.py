@@ -1,4 +1,4 @@
-"""Numbers of archived versions that were deleted, as ranges: (first, last), both included, ascending, never touching.
+"""Numbers of versions that were deleted, as ranges: (first, last), both included, ascending, never touching. Pure.
 
 Numbers that follow each other are one range, and where there are too many ranges, numbers between two of them that are not
 archived join them: so there are never many more ranges than versions left in the archive.
