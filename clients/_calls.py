@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from broadcaster.protocol import messages as m
 from broadcaster.protocol.errors import BroadcasterError, InvalidRequest
 from broadcaster.protocol.names import check_name
+from broadcaster.protocol.subscriber import SubscriberInfo
 from broadcaster.protocol.version import ModelInfo, VersionInfo
 from clients._checks import check_annotations, check_metrics, check_ref, check_tags, check_timeout, check_user_data
 from clients._driver import futures
@@ -18,6 +19,7 @@ from clients._driver.asking import Ask
 from clients._driver.fetching import Fetch
 from clients._driver.loop import Driver
 from clients.buffers import BufferPool, Bytes, allocate, array_of, view_of
+from clients.timing import Timed, timed
 
 T = TypeVar("T")
 
@@ -37,13 +39,18 @@ class Calls:
         self._driver = driver
         self.namespace = namespace
         self.timeout = timeout
+        self.timings: list[Timed] | None = None
+        """What requests ask for where the time goes for, while somebody wants to know."""
         self._pool = BufferPool()
 
     def _ask(self, kind: type[m.Request], answer: type[m.Message], turn: Callable[[Any], T], **fields: Any) -> Future[T]:
-        timeout = self.timeout
+        timeout, timings = self.timeout, self.timings
         what = " ".join(
             [kind.KIND.decode(), *(str(fields[name]) for name in ("model_id", "alias", "ref", "number") if name in fields)]
         )
+
+        if timings is not None:
+            fields, turn = fields | {"timing": True}, timed(what, turn, timings)
 
         def request(request_id: bytes) -> m.Request:
             return kind(request_id=request_id, namespace=self.namespace, **fields)
@@ -137,6 +144,26 @@ class Calls:
             return self._ask(m.SetAlias, m.Model, _model, **fields, number=number)
 
         return move(None) if ref is None else self._with_number(model_id, ref, move)
+
+    # --- terms -----------------------------------------------------------------------------------------------------
+
+    def take_term(self, model_id: str, publisher: bytes) -> Future[int]:
+        """Of the term that this publisher (16 bytes) holds from then on."""
+        fields = {"model_id": check_name("model", model_id), "publisher": publisher}
+        return self._ask(m.TakeTerm, m.Term, operator.attrgetter("term"), **fields)
+
+    def give_up_term(self, model_id: str, publisher: bytes | None) -> Future[int | None]:
+        """Of the term that ended, None when this publisher (None: anybody) held none."""
+        fields = {"model_id": check_name("model", model_id), "publisher": publisher}
+        return self._ask(m.GiveUpTerm, m.GivenUp, operator.attrgetter("term"), **fields)
+
+    def subscribers(self, model_id: str, after: bytes | None) -> Future[Page[SubscriberInfo]]:
+        fields = {"model_id": check_name("model", model_id), "after": after}
+        return self._ask(m.ListSubscribers, m.Subscribers, lambda page: (page.subscribers, page.next), **fields)
+
+    def ping(self) -> Future[Timed]:
+        timings: list[Timed] = []
+        return self._ask(m.Ping, m.Pong, timed("ping", lambda _: timings[0], timings), timing=True)
 
     def stats(self) -> Future[Mapping[str, float]]:
         return self._ask(m.GetStats, m.Stats, operator.attrgetter("values"))

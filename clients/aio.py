@@ -13,10 +13,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Generator, Mapping
 from concurrent.futures import Future
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, TypeVar
 
 from broadcaster.protocol.names import DEFAULT_NAMESPACE
+from broadcaster.protocol.subscriber import SubscriberInfo
 from broadcaster.protocol.version import ModelInfo, VersionInfo
 from clients import codec
 from clients._calls import Calls
@@ -25,10 +27,11 @@ from clients.buffers import Bytes, view_of_array
 from clients.client import Client, Opening
 from clients.codec import files
 from clients.draft import Draft
-from clients.publisher import LOOK, TIMEOUT, Progress, Publisher
+from clients.publisher import LOOK, TIMEOUT, AckCounts, Progress, Publisher
 from clients.registry import READ_TIMEOUT, Ref
 from clients.snapshot import Snapshot
 from clients.subscriber import Every, Lag, Subscriber, SubscriberStats
+from clients.timing import Timed
 
 T = TypeVar("T")
 
@@ -96,8 +99,15 @@ class AsyncClient:
     def server_version(self) -> str:
         return self._client.server_version
 
-    def publisher(self, model_id: str) -> AsyncPublisher:
-        return AsyncPublisher(self._client.publisher(model_id))
+    def publisher(self, model_id: str, *, exclusive: bool = False) -> AsyncPublisher:
+        """With `exclusive` the term is asked for at once; `async with` waits for it, else the first publication does."""
+        return AsyncPublisher(self._client._publisher(model_id, exclusive=exclusive))
+
+    async def ping(self) -> Timed:
+        return await asyncio.wrap_future(self._client._calls.ping())
+
+    def timing(self) -> AbstractContextManager[list[Timed]]:
+        return self._client.timing()
 
     def subscriber(self, model_id: str, *, every: bool = False, delivery: Kind = "auto", verify: bool = False) -> AsyncSubscriber:
         return AsyncSubscriber(self._client.subscriber(model_id, every=every, delivery=delivery, verify=verify))
@@ -113,7 +123,11 @@ class AsyncClient:
 
 
 class AsyncPublisher:
-    """See `clients.Publisher`. The weights are copied before the first `await` gives way to another task."""
+    """See `clients.Publisher`. The weights are copied before the first `await` gives way to another task.
+
+    An exclusive one waits for its term first, if it was not entered with `async with`: `publish` awaits it, `publish_nowait` and
+    `draft` wait where they are called.
+    """
 
     def __init__(self, publisher: Publisher) -> None:
         self._publisher = publisher
@@ -133,6 +147,9 @@ class AsyncPublisher:
         upload_id: bytes | None = None,
         progress: Progress | None = None,
     ) -> VersionInfo:
+        taking = self._publisher.taking()
+        if taking is not None and not taking.done():
+            await asyncio.wrap_future(taking)
         upload = self._publisher.begin(weights, archived, metrics, user_data, timeout, upload_id)
         return await _watched(upload.future, progress, lambda: upload.acknowledged, upload.begin.size)
 
@@ -148,8 +165,34 @@ class AsyncPublisher:
     ) -> asyncio.Future[VersionInfo]:
         return asyncio.wrap_future(self._publisher.begin(weights, archived, metrics, user_data, timeout, upload_id).future)
 
+    async def wait(
+        self,
+        version: VersionInfo | int,
+        *,
+        applied_by: int | None = None,
+        received_by: int | None = None,
+        timeout: float = TIMEOUT,
+    ) -> AckCounts:
+        return await asyncio.wrap_future(self._publisher.reached(version, applied_by, received_by, timeout))
+
     def draft(self, layout: object, *, archived: bool = False) -> AsyncDraft:
         return AsyncDraft(self._publisher.draft(layout, archived=archived))
+
+    async def term(self) -> int | None:
+        taking = self._publisher.taking()
+        if taking is not None:
+            await asyncio.wrap_future(taking)
+        return self._publisher.term()
+
+    async def close(self, timeout: float = TIMEOUT, *, wait: bool = True) -> None:
+        await asyncio.to_thread(self._publisher.close, timeout, wait=wait)
+
+    async def __aenter__(self) -> AsyncPublisher:
+        await self.term()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
 
 
 class AsyncDraft:
@@ -354,6 +397,18 @@ class AsyncRegistry:
 
     async def set_alias(self, model_id: str, alias: str, ref: Ref | None, *, expect: int | None = None) -> ModelInfo:
         return await asyncio.wrap_future(self._calls.set_alias(model_id, alias, ref, expect))
+
+    async def give_up_term(self, model_id: str) -> int | None:
+        return await asyncio.wrap_future(self._calls.give_up_term(model_id, None))
+
+    async def subscribers(self, model_id: str) -> AsyncIterator[SubscriberInfo]:
+        after = None
+        while True:
+            page, after = await asyncio.wrap_future(self._calls.subscribers(model_id, after))
+            for subscriber in page:
+                yield subscriber
+            if after is None:
+                return
 
     async def stats(self) -> Mapping[str, float]:
         return await asyncio.wrap_future(self._calls.stats())

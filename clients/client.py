@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
 import weakref
+from collections.abc import Iterator
 from concurrent.futures import Future
 
-from broadcaster.protocol.errors import NoBroadcaster, RequestTimeout
+from broadcaster.protocol.errors import BroadcasterError, NoBroadcaster, RequestTimeout
 from broadcaster.protocol.messages import Welcome
 from broadcaster.protocol.names import DEFAULT_NAMESPACE, check_name
 from clients._address import Address
 from clients._calls import Calls
-from clients._checks import check_timeout
+from clients._checks import check_client_name, check_timeout
 from clients._driver import futures
 from clients._driver.delivery import Delivery, Kind
 from clients._driver.loop import Driver
+from clients._process import HERE
+from clients._term import Term
 from clients.publisher import Publisher
 from clients.registry import Registry
 from clients.subscriber import Subscriber
+from clients.timing import Timed
 
 REGISTRY_TIMEOUT = 30.0
 """Seconds that one request of the registry may take."""
+LAST_WORDS = 1.0
+"""Seconds that a client which is closed waits for the broadcaster to hear that its terms are given up."""
 
 
 class Client:
@@ -33,7 +40,9 @@ class Client:
         self._driver = driver
         self._close = weakref.finalize(self, driver.close)
         self._namespace = namespace
-        self.registry = Registry(Calls(driver, namespace, REGISTRY_TIMEOUT))
+        self._calls = Calls(driver, namespace, REGISTRY_TIMEOUT)
+        self._exclusive: weakref.WeakSet[Publisher] = weakref.WeakSet()
+        self.registry = Registry(self._calls)
         """Models and versions: look up, read, name, mark, archive, delete."""
 
     @property
@@ -47,12 +56,43 @@ class Client:
         welcome = self._driver.welcome
         return "" if welcome is None else welcome.server_version
 
-    def publisher(self, model_id: str) -> Publisher:
-        """Publishes versions of `model_id`, which is created by the first. Raises InvalidName."""
-        self._driver.check()
-        publisher = Publisher(self._driver, self._namespace, model_id)
-        publisher.keeps = self
+    def publisher(self, model_id: str, *, exclusive: bool = False) -> Publisher:
+        """Publishes versions of `model_id`, which is created by the first. Raises InvalidName.
+
+        With `exclusive` it is the only one that may, until it is closed or another exclusive publisher takes over: it takes the
+        model's next term, and whoever publishes without it gets Fenced. Raises StoreError and RequestTimeout when the term is not
+        to be had.
+        """
+        publisher = self._publisher(model_id, exclusive=exclusive)
+        if exclusive:
+            publisher.term()
         return publisher
+
+    def _publisher(self, model_id: str, *, exclusive: bool) -> Publisher:
+        """As `publisher`, but does not wait for the term."""
+        self._driver.check()
+        term = Term(self._calls, check_name("model", model_id)) if exclusive else None
+        publisher = Publisher(self._driver, self._namespace, model_id, term)
+        publisher.keeps = self
+        if exclusive:
+            self._exclusive.add(publisher)
+        return publisher
+
+    def ping(self) -> Timed:
+        """Whether the broadcaster answers, and how long the way is. Raises RequestTimeout."""
+        return futures.wait(self._calls.ping(), "ping", self._calls.timeout)
+
+    @contextlib.contextmanager
+    def timing(self) -> Iterator[list[Timed]]:
+        """While this is entered, every request of this client's registry, of whatever thread, asks where its time goes. The list
+        gets those that were answered, in that order; errors have their `hops`."""
+        timings: list[Timed] = []
+        before = self._calls.timings
+        self._calls.timings = timings
+        try:
+            yield timings
+        finally:
+            self._calls.timings = before
 
     def subscriber(self, model_id: str, *, every: bool = False, delivery: Kind = "auto", verify: bool = False) -> Subscriber:
         """Follows `model_id`, which need not exist yet. Raises InvalidName.
@@ -73,8 +113,12 @@ class Client:
         return subscriber
 
     def close(self) -> None:
-        """Ends everything that is under way with Closed, at once. Snapshots stay valid. May be called twice, and in a forked
-        child."""
+        """Ends everything that is under way with Closed, at once, and gives the terms of its exclusive publishers up. Snapshots
+        stay valid. May be called twice, and in a forked child."""
+        if self._driver.pid == HERE.pid:
+            for publisher in list(self._exclusive):
+                with contextlib.suppress(BroadcasterError):  # It cannot be told: the next exclusive publisher takes over.
+                    publisher.close(LAST_WORDS, wait=False)
         self._close()
 
     def __enter__(self) -> Client:
@@ -93,7 +137,7 @@ class Opening:
     def __init__(self, url: str | None, namespace: str, name: str | None, timeout: float, slot_dir: str | None) -> None:
         self._namespace = check_name("namespace", namespace)
         self._timeout = check_timeout(timeout)
-        self._driver = Driver(Address.parse(url), name, slot_dir)
+        self._driver = Driver(Address.parse(url), check_client_name(name), slot_dir)
         self.welcome: Future[Welcome] = self._driver.open(self._timeout)
 
     def finish(self, error: BaseException | None) -> Client:
@@ -117,9 +161,10 @@ def connect(
     """A client of the broadcaster at `url`, once that has answered.
 
     `url` is `tcp://host[:port]` (5552 unless given) or `ipc:///directory/data.sock`; None means the environment's
-    BROADCASTER_URL, or `tcp://localhost:5552`. `name` is what the broadcaster calls this client. `slot_dir` is where this process
-    finds the broadcaster's slot directory, when that is not where the broadcaster has it (a volume mounted elsewhere): on one
-    host, weights are shared through it.
+    BROADCASTER_URL, or `tcp://localhost:5552`. `name` is what this client and its subscribers are called in the broadcaster's
+    tables (1 to 128 characters), `host:pid` unless given. `slot_dir` is where this process finds the
+    broadcaster's slot directory, when that is not where the broadcaster has it (a volume mounted elsewhere): on one host, weights
+    are shared through it.
 
     Raises NoBroadcaster (a ConnectionError) when none answers within `timeout` seconds, UnsupportedProtocol, InvalidRequest for
     the `url`.

@@ -6,7 +6,7 @@ import contextlib
 import threading
 import time
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import replace
 from functools import cached_property
@@ -44,13 +44,24 @@ class Draft:
     that was made of an array before it. For one thread at a time.
     """
 
-    def __init__(self, publisher: object, driver: Driver, sending: Sending, begin: Begin, layout: Layout, like: object) -> None:
+    def __init__(
+        self,
+        publisher: object,
+        driver: Driver,
+        sending: Sending,
+        begin: Begin,
+        layout: Layout,
+        like: object,
+        watch: Callable[[Future[VersionInfo]], None] | None = None,
+    ) -> None:
+        """`watch` gets the future of the commit."""
         self._publisher = publisher  # and with it the client, which is closed when nothing refers to it
         self._driver = driver
         self._sending = sending
         self._begin = begin
         self._layout = layout
         self._like = like
+        self._watch = watch
         self._slots = driver.slots
         self._payload, self._upload = sending.open(begin)
         self.in_slot = self._upload is not None
@@ -120,11 +131,16 @@ class Draft:
         if upload is None:
             plain = self._sending.plain(last, self._payload, deadline, timeout)
             self._sending.commit(plain, self._payload)
-            return plain.future
+            return self._watched(plain.future)
         self._let_go.detach()
         if upload.settle(last, self._done, deadline, timeout):
             self._sending.commit(upload, self._payload)
-        return upload.future
+        return self._watched(upload.future)
+
+    def _watched(self, future: Future[VersionInfo]) -> Future[VersionInfo]:
+        if self._watch is not None:
+            self._watch(future)
+        return future
 
     def discard(self) -> None:
         """No version comes of it; the arrays are not to be used any more. May be called twice, and after the commit."""

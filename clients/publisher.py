@@ -11,19 +11,21 @@ from typing import Any
 
 from broadcaster.protocol.errors import InvalidPayload, InvalidRequest, PayloadTooLarge
 from broadcaster.protocol.limits import MAX_PAYLOAD
-from broadcaster.protocol.messages import Begin
+from broadcaster.protocol.messages import APPLIED, RECEIVED, Begin
 from broadcaster.protocol.names import check_name
 from broadcaster.protocol.version import VersionInfo
 from clients import codec
-from clients._checks import check_annotations, check_metrics, check_timeout, check_user_data
+from clients._checks import check_annotations, check_count, check_metrics, check_timeout, check_user_data
 from clients._driver import futures
+from clients._driver.awaiting import AckCounts, Await
 from clients._driver.loop import Driver
 from clients._driver.uploading import Upload
 from clients._sending import TIMEOUT, Sending
+from clients._term import Term
 from clients.codec.plan import TensorPlan
 from clients.draft import Draft
 
-__all__ = ["LOOK", "TIMEOUT", "Progress", "Publisher"]
+__all__ = ["LOOK", "TIMEOUT", "AckCounts", "Progress", "Publisher"]
 
 LOOK = 0.1
 """Seconds between two looks at how far an upload is, for `progress`."""
@@ -39,12 +41,14 @@ class Publisher:
     takes a second one.
     """
 
-    def __init__(self, driver: Driver, namespace: str, model_id: str) -> None:
+    def __init__(self, driver: Driver, namespace: str, model_id: str, term: Term | None = None) -> None:
+        """`term` is an exclusive publisher's."""
         self._driver = driver
         self._namespace = namespace
         self.model_id = check_name("model", model_id)
         self.keeps: object = None
         """What is to live as long as this: the client, which is closed when nothing refers to it."""
+        self._term = term
         self._cache = codec.LayoutCache()
         self._sending = Sending(driver)
 
@@ -66,8 +70,9 @@ class Publisher:
         `progress` is told bytes done and in all, now and then. A retry with the same `upload_id` (16 bytes) makes no second
         version.
 
-        Raises InvalidPayload, InvalidRequest, PayloadTooLarge, BudgetExceeded, NoSpace, StoreError, AccessDenied; RequestTimeout
-        when the outcome is not known after `timeout` seconds: then a retry with the same `upload_id` is safe.
+        Raises InvalidPayload, InvalidRequest, PayloadTooLarge, BudgetExceeded, NoSpace, StoreError, AccessDenied; Fenced when
+        another publisher is the model's only one, for ever if this one was; RequestTimeout when the outcome is not known after
+        `timeout` seconds: then a retry with the same `upload_id` is safe.
         """
         upload = self.begin(weights, archived, metrics, user_data, timeout, upload_id)
         while progress is not None and not futures.ended(upload.future, LOOK):
@@ -121,7 +126,10 @@ class Publisher:
             metrics=numbers,
             creation_timestamp=time.time_ns(),
         )
-        return self._sending.snapshot(begin, plan, deadline, timeout, ahead=ahead)
+        upload = self._sending.snapshot(begin, plan, deadline, timeout, ahead=ahead)
+        if self._term is not None:
+            self._term.watch(upload.future)
+        return upload
 
     def draft(self, layout: object, *, archived: bool = False) -> Draft:
         """Memory for the next version, for weights that are computed straight into it: on the broadcaster's host that is the
@@ -138,7 +146,76 @@ class Publisher:
             raise InvalidPayload(where="layout", reason="a draft is of tensors: bytes and files are published")
         self._check_size(plan.size)
         begin = self._begin(plan.size, plan.content_type, archived=archived)
-        return Draft(self, self._driver, self._sending, begin, plan.layout, layout)
+        watch = None if self._term is None else self._term.watch
+        return Draft(self, self._driver, self._sending, begin, plan.layout, layout, watch)
+
+    # --- an exclusive one ------------------------------------------------------------------------------------------
+
+    def term(self) -> int | None:
+        """The term that makes this publisher the model's only one; None for one that is not exclusive. Raises Fenced when it is
+        known to be over."""
+        return None if self._term is None else self._term.require()
+
+    def taking(self) -> Future[int] | None:
+        """A future of the term; None for a publisher that is not exclusive."""
+        return None if self._term is None else self._term.take()
+
+    def close(self, timeout: float = TIMEOUT, *, wait: bool = True) -> None:
+        """An exclusive publisher gives its term up, and publishes no more: then anybody may publish again. Others need no
+        closing.
+
+        What is under way is waited for, unless `wait` is False: then it ends with Fenced. Raises StoreError and RequestTimeout
+        when the broadcaster does not take the term back in time. May be called twice.
+        """
+        if self._term is not None:
+            self._term.end(check_timeout(timeout), wait=wait)
+
+    def __enter__(self) -> Publisher:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # --- who has it ------------------------------------------------------------------------------------------------
+
+    def wait(
+        self,
+        version: VersionInfo | int,
+        *,
+        applied_by: int | None = None,
+        received_by: int | None = None,
+        timeout: float = TIMEOUT,
+    ) -> AckCounts:
+        """Waits until so many subscribers have got as far as `version`: `applied_by` counts those whose users were handed it or a
+        newer one, `received_by` those where it, or a newer one, is verified and visible. One applied it, unless either is given.
+
+        Returns how many have received and how many have applied it by then. Subscribers say so about 0.1 s later, and one that
+        has ended does not count any more. Raises RequestTimeout after `timeout` seconds, with both numbers as `received` and
+        `applied` when the broadcaster could be asked.
+        """
+        return futures.wait(self.reached(version, applied_by, received_by, timeout), f"acks of {self.model_id}", timeout)
+
+    def reached(
+        self, version: VersionInfo | int, applied_by: int | None, received_by: int | None, timeout: float
+    ) -> Future[AckCounts]:
+        """A future of what `wait` returns. Raises InvalidRequest."""
+        seconds = check_timeout(timeout)
+        if applied_by is not None and received_by is not None:
+            raise InvalidRequest(field="received_by", reason="cannot be waited for together with applied_by")
+        stage, count = (APPLIED, 1 if applied_by is None else applied_by) if received_by is None else (RECEIVED, received_by)
+        number, count = self._number_of(version), check_count(f"{stage}_by", count)
+        deadline, send = time.monotonic() + seconds, self._driver.send_data
+        waiting = Await(self._namespace, self.model_id, number, count, stage, send, deadline, seconds)
+        self._driver.post(lambda now: self._driver.add(waiting))
+        return waiting.future
+
+    def _number_of(self, version: VersionInfo | int) -> int:
+        """Raises InvalidRequest for what is no version of this model."""
+        if not isinstance(version, VersionInfo):
+            return check_count("version", version)
+        if (version.namespace, version.model_id) != (self._namespace, self.model_id):
+            raise InvalidRequest(field="version", reason=f"is one of {version.namespace}/{version.model_id}")
+        return version.number
 
     def _begin(self, size: int, content_type: str, *, archived: bool) -> Begin:
         return Begin(
@@ -149,6 +226,7 @@ class Publisher:
             size=size,
             archived=bool(archived),
             content_type=content_type,
+            term=None if self._term is None else self._term.require(),
         )
 
     def _check_size(self, size: int) -> None:

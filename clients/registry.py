@@ -7,6 +7,7 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, TypeVar
 
+from broadcaster.protocol.subscriber import SubscriberInfo
 from broadcaster.protocol.version import ModelInfo, VersionInfo
 from clients import codec
 from clients._calls import Calls
@@ -164,6 +165,24 @@ class Registry:
         With `expect`, only if it names that version now (0: none); else raises Conflict.
         """
         return self._wait(self._calls.set_alias(model_id, alias, ref, expect))
+
+    def give_up_term(self, model_id: str) -> int | None:
+        """Takes the term from the model's exclusive publisher, whoever that is, so that any publisher may publish again: for when
+        it died and nobody takes over. Should it live, it gets Fenced.
+
+        Returns the term that ended; None when there was none.
+        """
+        return self._wait(self._calls.give_up_term(model_id, None))
+
+    def subscribers(self, model_id: str) -> Iterator[SubscriberInfo]:
+        """Who follows a model, and how far each is, page by page. Raises UnknownModel when there is neither the model nor anybody
+        who follows it."""
+        after = None
+        while True:
+            page, after = self._wait(self._calls.subscribers(model_id, after))
+            yield from page
+            if after is None:
+                return
 
     def stats(self) -> Mapping[str, float]:
         """The broadcaster's counters and gauges by name."""

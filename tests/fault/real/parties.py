@@ -2,6 +2,7 @@
 
 python -m tests.fault.real.parties actor URL MODEL DELIVERY   prints a line for every version that becomes the newest
 python -m tests.fault.real.parties learner ADDRESSES ... STEP   uploads up to a step, says so, and waits to be killed
+python -m tests.fault.real.parties exclusive URL MODEL HOW SLOT_DIR   is to be stopped in the middle, and says what comes of it
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import xxhash
@@ -101,6 +102,73 @@ class Learner(Party):
         assert self.next() == step
 
 
+class Exclusive(Party):
+    """An exclusive learner with our client: says `half` when it is in the middle of a publication, waits there for SIGCONT, and
+    says then what came of it, and of two more."""
+
+    HOWS = ("publish", "draft", "slot asked for ahead")
+
+    def __init__(self, url: str, model: str, how: str, slot_dir: str) -> None:
+        super().__init__("exclusive", url, model, how, slot_dir)
+
+
+class Halfway:
+    """A payload of one byte again and again, whose copying stops in the middle."""
+
+    content_type = "application/octet-stream"
+    metadata: dict[str, str] = {}
+
+    def __init__(self, size: int, byte: int) -> None:
+        self.size = size
+        self._byte = bytes([byte])
+
+    def copy_into(self, buffer: memoryview, filled: Callable[[int], None]) -> None:
+        middle = self.size // 2
+        buffer[:middle] = self._byte * middle
+        filled(middle)
+        pause_here()
+        buffer[middle:] = self._byte * (self.size - middle)
+        filled(self.size)
+
+
+def pause_here() -> None:
+    print(json.dumps("half"), flush=True)
+    signal.sigwait({signal.SIGCONT})
+
+
+def publish_exclusively(url: str, model: str, how: str, slot_dir: str) -> None:
+    """Its payloads are of bytes 1."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCONT})  # in every thread: it is waited for
+    import numpy as np
+
+    from clients import BroadcasterError, codec, connect
+
+    plan, size = codec.plan, 24 << 20
+    codec.plan = lambda weights, cache: weights if isinstance(weights, Halfway) else plan(weights, cache)  # type: ignore
+    with connect(url, slot_dir=slot_dir or None) as client:
+        publisher = client.publisher(model, exclusive=True)
+        for _ in range(3):
+            publisher.publish(bytes([1]) * size)
+
+        def by_draft() -> object:
+            with publisher.draft({"w": np.empty(size, np.uint8)}) as draft:
+                draft.tree["w"][: size // 2] = 1
+                pause_here()
+                draft.tree["w"][size // 2 :] = 1
+                return draft.commit(timeout=20)
+
+        def ahead() -> object:
+            pause_here()
+            return publisher.publish(bytes([1]) * size, timeout=20)
+
+        first = {"publish": lambda: publisher.publish(Halfway(size, 1), timeout=20), "draft": by_draft}.get(how, ahead)
+        for attempt in (first, lambda: publisher.publish(b"small"), lambda: publisher.publish(bytes([1]) * size)):
+            try:
+                print(json.dumps(str(attempt())), flush=True)
+            except BroadcasterError as error:
+                print(json.dumps(error.code), flush=True)
+
+
 def payload_of(size: int) -> bytes:
     """The same bytes in every process."""
     return random.Random(size).randbytes(size)
@@ -135,6 +203,8 @@ def learn(addresses: dict[str, str], model: str, upload_id: bytes, size: int, st
 if __name__ == "__main__":
     if sys.argv[1] == "actor":
         follow(*sys.argv[2:5])
+    elif sys.argv[1] == "exclusive":
+        publish_exclusively(*sys.argv[2:6])
     else:
         _, _, where, model, upload_id, size, step, archived = sys.argv
         learn(json.loads(where), model, bytes.fromhex(upload_id), int(size), step, bool(int(archived)))
