@@ -46,19 +46,23 @@ from broadcaster.protocol.errors import (
     VersionEvicted,
     VersionSuperseded,
 )
+from broadcaster.protocol.hops import ErrorDetail, Hop
+from broadcaster.protocol.subscriber import SubscriberInfo
 from broadcaster.protocol.version import DIRECTORY, OPAQUE, TENSORS, ModelInfo, VersionInfo
 from clients.client import Client, connect
 from clients.draft import Draft
-from clients.publisher import Publisher
+from clients.publisher import AckCounts, Publisher
 from clients.registry import Registry, StoredVersion
 from clients.snapshot import Snapshot
 from clients.subscriber import Every, Lag, Subscriber, SubscriberStats
+from clients.timing import Timed
 
 __all__ = [
     "DIRECTORY",
     "OPAQUE",
     "TENSORS",
     "Aborted",
+    "AckCounts",
     "AccessDenied",
     "AlreadyExists",
     "BroadcasterError",
@@ -69,10 +73,12 @@ __all__ = [
     "Conflict",
     "DigestMismatch",
     "Draft",
+    "ErrorDetail",
     "EventsGone",
     "Every",
     "Fenced",
     "ForkError",
+    "Hop",
     "InvalidName",
     "InvalidPayload",
     "InvalidRequest",
@@ -97,7 +103,9 @@ __all__ = [
     "StoreUnavailable",
     "StoredVersion",
     "Subscriber",
+    "SubscriberInfo",
     "SubscriberStats",
+    "Timed",
     "TransportError",
     "UnknownModel",
     "UnknownVersion",

@@ -8,8 +8,9 @@ from broadcaster import __version__
 from broadcaster.cli.command import Group
 from broadcaster.cli.demo import demo
 from broadcaster.cli.exits import EPILOG, Exit
-from broadcaster.cli.models import archive, delete, models, stats, versions
+from broadcaster.cli.models import archive, delete, give_up_term, models, stats, subscribers, versions
 from broadcaster.cli.offline import rebuild_index, verify
+from broadcaster.cli.ping import ping
 from broadcaster.cli.serve import serve
 from broadcaster.cli.transfer import fetch, publish, watch
 
@@ -29,5 +30,21 @@ def main(context: click.Context) -> None:
         context.exit(Exit.USAGE)
 
 
-for command in (serve, publish, fetch, watch, models, versions, archive, delete, stats, verify, rebuild_index, demo):
+for command in (
+    serve,
+    publish,
+    fetch,
+    watch,
+    models,
+    versions,
+    subscribers,
+    archive,
+    delete,
+    give_up_term,
+    ping,
+    stats,
+    verify,
+    rebuild_index,
+    demo,
+):
     main.add_command(command)

@@ -32,7 +32,7 @@ class Command(click.Command):
         except BroadcasterError as error:
             tell(error)
             if ctx.params.get("as_json"):
-                tell_json(error.code, str(error), error.facts)
+                tell_json(error.code, str(error), error.facts, **_told(error))
             ctx.exit(exit_code(error))
         except OSError as error:
             if error.errno == errno.EPIPE:  # Who read our output has enough of it; click ends quietly.
@@ -41,6 +41,13 @@ class Command(click.Command):
             if ctx.params.get("as_json"):
                 tell_json("os-error", sentence_of(error), {"errno": error.errno})
             ctx.exit(Exit.FAILED)
+
+
+def _told(error: BroadcasterError) -> dict[str, Any]:
+    """What else is known of an error that a broadcaster told of."""
+    if error.request_id is None:
+        return {}
+    return {"retryable": error.retryable, "request_id": error.request_id, "details": error.details}
 
 
 class Group(click.Group):

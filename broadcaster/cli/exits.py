@@ -71,9 +71,9 @@ def tell(sentence: object) -> None:
     click.echo(f"error: {one_line(str(sentence))}", err=True)
 
 
-def tell_json(code: str, message: str, facts: Mapping[str, Any]) -> None:
+def tell_json(code: str, message: str, facts: Mapping[str, Any], **more: Any) -> None:
     """The error as one line of JSON on stdout."""
-    print_json({"error": {"code": code, "message": message, "facts": facts}})
+    print_json({"error": {"code": code, "message": message, "facts": facts, **more}})
 
 
 def sentence_of(error: OSError) -> str:

@@ -78,7 +78,9 @@ class Ask(Generic[T]):
 
     def expire(self, now: float) -> bool:
         if now >= self._until:
-            self.fail(RequestTimeout(what=self._what, timeout=self._timeout))
+            error = RequestTimeout(what=self._what, timeout=self._timeout)
+            error.request_id = self._request.request_id.hex()
+            self.fail(error)
             return True
         if now < self._again:
             return False

@@ -38,7 +38,7 @@ class Fetch(Generic[T]):
         self.over = False
         self.version = version
         self._assembly = Assembly(buffer)
-        self._fetcher = Fetcher(version, self._assembly, ids.make)
+        self._fetcher = Fetcher(version, self._assembly, ids.make, until=deadline)
         self._turn = turn
         self._send = send
         self._until = deadline

@@ -82,7 +82,9 @@ class Upload(ABC):
             futures.fail(self.future, error or RequestTimeout(what="publish", timeout=self._timeout))
 
     def _timed_out(self) -> RequestTimeout:
-        return RequestTimeout(what=f"publishing {self.begin.model_id}", timeout=self._timeout)
+        error = RequestTimeout(what=f"publishing {self.begin.model_id}", timeout=self._timeout)
+        error.request_id = self.begin.request_id.hex()
+        return error
 
     def _pause(self, error: BroadcasterError, now: float) -> bool:
         """Whether the broadcaster is only busy, and there is time to try again."""
@@ -214,6 +216,11 @@ class WholeUpload(Upload):
     @property
     def deadline(self) -> float | None:
         return self._until if self._paused_until is None else min(self._until, self._paused_until)
+
+    def ask(self, send: Send, now: float) -> None:
+        """Sent by `send`, for one who waits for the answer himself and hands it to `receive`. It may be started after that."""
+        self.started = True
+        send(self._budgeted(self.begin, now), self._payload)
 
     def start(self, now: float) -> None:
         if not self.over:

@@ -34,7 +34,7 @@ class Fetcher:
     """Completes `assembly` with the bytes of one version, and checks the digest over the whole payload.
 
     `make_id` makes request ids (16 random bytes); `reads` requests are under way at a time. The assembly may hold chunks already:
-    only the missing ones are read.
+    only the missing ones are read. `until` is when nobody waits for them any more: the broadcaster is told.
     """
 
     def __init__(
@@ -45,6 +45,7 @@ class Fetcher:
         *,
         reads: int = READS,
         retry: float = RETRY,
+        until: float | None = None,
     ) -> None:
         self.version = version
         self.assembly = assembly
@@ -53,6 +54,7 @@ class Fetcher:
         self._make_id = make_id
         self._reads = reads
         self._retry = retry
+        self._until = until
         self._todo = assembly.missing()[::-1]
         self._asked: dict[bytes, int] = {}
         self._patience = retry
@@ -134,6 +136,7 @@ class Fetcher:
     def _read(self, request_id: bytes, index: int) -> Read:
         return Read(
             request_id=request_id,
+            budget_ms=None if self._until is None else max(1, round((self._until - self._heard) * 1000)),
             namespace=self.version.namespace,
             model_id=self.version.model_id,
             number=self.version.number,
