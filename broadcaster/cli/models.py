@@ -109,6 +109,47 @@ def _ask(model: str, count: int) -> None:
 
 
 @click.command(cls=Command)
+@click.command(cls=Command)
+@click.argument("model")
+@at_a_broadcaster
+@as_json
+def subscribers(model: str, url: str | None, namespace: str, as_json: bool) -> None:
+    """List who follows a model, and how far each is.
+
+    Those that are furthest behind first. One that is silent is listed for 30 seconds.
+    """
+    with connect(url, namespace) as client:
+        found = sorted(client.registry.subscribers(model), key=lambda one: (-one.lag, -one.lag_ms, one.name or ""))
+    if as_json:
+        print_json(found)
+    else:
+        columns = ["NAME", "RECEIVED", "APPLIED", "LAG", "LAG SECONDS", "SEEN"]
+        print_table(columns, [_subscriber(subscriber) for subscriber in found])
+
+
+def _subscriber(info: SubscriberInfo) -> list[str]:
+    name = info.subscriber.hex() if info.name is None else info.name
+    since = [f"{info.lag_ms / 1000:.1f}", f"{info.seen_ms / 1000:.1f} s ago"]
+    return [name, str(info.received), str(info.applied), str(info.lag), *since]
+
+
+@click.command(cls=Command)
+@click.argument("model")
+@at_a_broadcaster
+@as_json
+def give_up_term(model: str, url: str | None, namespace: str, as_json: bool) -> None:
+    """Let everybody publish a model again.
+
+    For when its exclusive publisher died and no other one takes over. Should it live, it is refused from now on.
+    """
+    with connect(url, namespace) as client:
+        term = client.registry.give_up_term(model)
+    if as_json:
+        print_json({"namespace": namespace, "model_id": model, "given_up": term})
+    else:
+        click.echo(f"{model}: " + ("no publisher was exclusive" if term is None else f"term {term} is over"))
+
+
 @at_a_broadcaster
 @as_json
 def stats(url: str | None, namespace: str, as_json: bool) -> None:

@@ -49,15 +49,26 @@ def _pairs_of(
     "--metric", "metrics", metavar="KEY=NUMBER", multiple=True, callback=_pairs_of(float, "number"), help="A metric; repeat."
 )
 @click.option("--user-data", metavar="KEY=TEXT", multiple=True, callback=_pairs_of(str, "text"), help="A note; repeat.")
+@click.option("--exclusive", is_flag=True, help="Take the model over from any other publisher, for this one version.")
 @timeout(300.0, "Give up after so many seconds.")
 @at_a_broadcaster
 @as_json
-def publish(path: Path, model: str | None, url: str | None, namespace: str, as_json: bool, timeout: float, **about: Any) -> None:
+def publish(
+    path: Path,
+    model: str | None,
+    exclusive: bool,
+    url: str | None,
+    namespace: str,
+    as_json: bool,
+    timeout: float,
+    **about: Any,
+) -> None:
     """Publish a file, or a directory as one payload."""
     whole = Path(os.path.abspath(path))  # "." has no name of its own.
     model = model or (whole.name if path.is_dir() else whole.stem)
     with connect(url, namespace) as client, progress(f"publishing {model}") as tell:
-        version = client.publisher(model).publish(path, **about, timeout=timeout, progress=tell)
+        with client.publisher(model, exclusive=exclusive) as publisher:
+            version = publisher.publish(path, **about, timeout=timeout, progress=tell)
     if as_json:
         print_json(version)
     else:

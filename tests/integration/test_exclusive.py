@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import json
 import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +18,7 @@ import clients
 from clients import aio
 from tests.bare_peer import BarePeer, digest, wait_until
 from tests.broadcaster_process import BroadcasterProcess
+from tests.integration.commands import command, refused
 
 MIB = 1 << 20
 SIZES = pytest.mark.parametrize("size", [100, 300_000, 3 * MIB + 5], ids=["one message", "slot", "large slot"])
@@ -232,3 +235,21 @@ def test_the_async_face_takes_and_gives_up_terms_too(shared: BroadcasterProcess,
             return [*first, await client.publisher(model).term()]
 
     assert asyncio.run(go()) == [1, 1, 2, 2, None]
+
+
+def test_the_command_takes_over_for_one_version_and_gives_terms_up(
+    shared: BroadcasterProcess, client: clients.Client, model: str, tmp_path: Path
+) -> None:
+    (tmp_path / "weights").write_bytes(b"from the command")
+    line = ["publish", tmp_path / "weights", "--model", model]
+    publisher = client.publisher(model, exclusive=True)
+    assert "a publisher with term 0 may not publish" in refused(command(*line, url=shared.url), 1)
+    assert command(*line, "--exclusive", url=shared.url).returncode == 0
+    with fenced(term=1, current=0):
+        publisher.publish(b"late")
+    held = client.publisher(model, exclusive=True)
+    said = command("give-up-term", model, "--json", url=shared.url).stdout
+    assert json.loads(said) == {"namespace": "default", "model_id": model, "given_up": held.term()}
+    assert command("give-up-term", model, url=shared.url).stdout == f"{model}: no publisher was exclusive\n"
+    assert command(*line, url=shared.url).returncode == 0
+    assert client.registry.model(model).newest == 2
