@@ -264,6 +264,11 @@ class Catalog:
         numbers = line.numbers[bisect_right(line.numbers, after) :]
         return (line.versions[number].info for number in numbers)
 
+    def count(self, key: Key, after: int, upto: int) -> int:
+        """How many versions with numbers behind `after`, up to `upto`, can be fetched; 0 where there is no such model."""
+        line = self._lines.get(key)
+        return 0 if line is None else max(0, bisect_right(line.numbers, upto) - bisect_right(line.numbers, after))
+
     def require_version_deletable(self, key: Key, number: int, *, force: bool) -> Kept:
         """Raises UnknownModel, UnknownVersion, and Refused while an alias names the version, unless forced."""
         line, kept = self._line(key), self.find(key, number)

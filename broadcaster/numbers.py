@@ -36,6 +36,7 @@ class Numbers:
 
     def __init__(self, floors: dict[Key, int]) -> None:
         self._lines = {key: _Line(floor, floor) for key, floor in floors.items()}
+        self._floors = dict(floors)
 
     def take(self, key: Key) -> int | None:
         """The next number of this model; None while no durable block has one (then `wants` names what to reserve)."""
@@ -44,6 +45,10 @@ class Numbers:
             return None
         line.used += 1
         return line.used
+
+    def floor(self, key: Key) -> int:
+        """The number above which all are of this life, one after the other: those up to it may never have been taken."""
+        return self._floors.get(key, 0)
 
     def last(self, key: Key) -> int:
         """The last number taken, 0 for none."""

@@ -29,6 +29,8 @@ COUNTERS = {
     "bytes_read": "payload bytes read over the data channel",
     "bad_messages": "messages that were not of the protocol",
     "replies_dropped": "replies whose client was gone or did not read",
+    "acks": "words of subscribers of how far they are",
+    "acks_dropped": "those that were of another epoch, or of no model",
     "subscriptions_refused": "subscriptions to something that is not a topic",
 }
 """Counter by name, with what it counts."""

@@ -165,6 +165,10 @@ class Calls:
         timings: list[Timed] = []
         return self._ask(m.Ping, m.Pong, timed("ping", lambda _: timings[0], timings), timing=True)
 
+    def subscribers(self, model_id: str, after: bytes | None) -> Future[Page[SubscriberInfo]]:
+        fields = {"model_id": check_name("model", model_id), "after": after}
+        return self._ask(m.ListSubscribers, m.Subscribers, lambda page: (page.subscribers, page.next), **fields)
+
     def stats(self) -> Future[Mapping[str, float]]:
         return self._ask(m.GetStats, m.Stats, operator.attrgetter("values"))
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import socket
 from collections.abc import Mapping
 from typing import Any
 
 from broadcaster.protocol.errors import InvalidRequest
 from broadcaster.protocol.frames import encoded_size
-from broadcaster.protocol.limits import ANNOTATIONS
+from broadcaster.protocol.limits import ANNOTATIONS, NAME
 
 
 def check_user_data(user_data: Mapping[str, str] | None, *, field: str = "user_data") -> dict[str, str]:
@@ -51,6 +53,24 @@ def check_ref(ref: int | str) -> int | str:
     if isinstance(ref, bool) or not hasattr(ref, "__index__") or not -(1 << 63) < int(ref) < 1 << 63:
         raise InvalidRequest(field="ref", reason=f"{ref!r} is neither a version number nor an alias")
     return int(ref)
+
+
+def check_count(field: str, count: int) -> int:
+    """A whole number from 0 on. Raises InvalidRequest for anything else."""
+    if isinstance(count, bool) or not hasattr(count, "__index__") or not 0 <= int(count) < 1 << 63:
+        raise InvalidRequest(field=field, reason=f"{count!r:.200} is not a whole number from 0 on")
+    return int(count)
+
+
+def check_client_name(name: str | None) -> str:
+    """What a client is called: `name`, or `host:pid` of this process. Raises InvalidRequest unless it is text of 1 to 128
+    characters."""
+    if name is None:
+        return f"{socket.gethostname()[: NAME - 20]}:{os.getpid()}"
+    if not isinstance(name, str) or not 0 < len(name) <= NAME:
+        raise InvalidRequest(field="name", reason=f"{name!r:.200} is not text of 1 to {NAME} characters")
+    check_annotations(name={"name": name})
+    return name
 
 
 def check_timeout(timeout: float | None) -> float:

@@ -13,6 +13,7 @@ from typing import Any
 from broadcaster.protocol.errors import Closed, LocalProtocolError, TransportError
 from clients._checks import check_timeout
 from clients._driver import futures
+from clients._driver.acking import Mark
 from clients._driver.feed import Feed, Waiter
 from clients._driver.listing import Listing
 from clients._driver.loop import Driver
@@ -60,16 +61,17 @@ class Subscriber:
     def __init__(self, driver: Driver, feed: Feed, *, every: bool = False) -> None:
         self._driver = driver
         self._feed = feed
-        self._leave = weakref.finalize(self, driver.leave, feed)
+        self._mark = Mark(driver.name)
+        self._leave = weakref.finalize(self, driver.leave, feed, self._mark)
         self._leave.atexit = False
         self.keeps: object = None
         """What is to live as long as this: the client, which is closed when nothing refers to it."""
         self._closed = False
-        self._handed = 0
-        """Number of the version that the user got last. Not the snapshot: that would keep its memory."""
         self._loaded = 0
         self._listings: list[Listing] = []
         self._listed = self._list() if every else None
+        mark = self._mark
+        driver.post(lambda now: feed.acking.join(mark, now))
 
     @property
     def model_id(self) -> str:
@@ -83,7 +85,7 @@ class Subscriber:
             self.check()
         snapshot = self._feed.snapshot
         if snapshot is not None:
-            self._handed = snapshot.version.number
+            self._mark.handed = snapshot.version.number
         return snapshot
 
     def wait(self, timeout: float | None = None, newer_than: int | None = None) -> Snapshot:
@@ -165,7 +167,7 @@ class Subscriber:
     def lag(self) -> Lag:
         """How far the user is behind, counted from the last version that was handed out."""
         heard = list(self._feed.heard)
-        have = self._handed
+        have = self._mark.handed
         newer = [item for item in heard if item.version.number > have]
         if not newer:
             return Lag(0, 0.0)

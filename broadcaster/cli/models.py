@@ -1,4 +1,4 @@
-"""`broadcaster models`, `versions`, `archive`, `delete` and `stats`: what a broadcaster holds, and changes to it."""
+"""`broadcaster models`, `versions`, `subscribers`, `archive`, `delete` and `stats`: what is there, and changes to it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import click
 
 from broadcaster.cli.command import WITH_REF, Command, Ref, as_json, at_a_broadcaster, connect
 from broadcaster.cli.output import moment, pairs, print_json, print_table, size
+from broadcaster.protocol.subscriber import SubscriberInfo
 from broadcaster.protocol.version import ModelInfo, VersionInfo
 
 

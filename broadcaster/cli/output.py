@@ -28,13 +28,15 @@ def print_json(value: object) -> None:
 
 
 def plain(value: object) -> Any:
-    """`value` as JSON has it: values by field name; a float that is not finite is null, for JSON has no such number."""
+    """`value` as JSON has it: values by name, bytes in hex; a float that is not finite is null, for JSON has no such number."""
     if is_dataclass(value):
         return {field.name: plain(getattr(value, field.name)) for field in fields(value)}
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [plain(item) for item in value]
+    if isinstance(value, bytes):
+        return value.hex()
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

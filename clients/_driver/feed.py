@@ -19,6 +19,7 @@ from broadcaster.protocol.messages import Beacon, Event, Events, ListVersions, M
 from broadcaster.protocol.names import CHUNKS, EVENTS, topic
 from broadcaster.protocol.version import VersionInfo
 from clients._driver import futures
+from clients._driver.acking import Acking
 from clients._driver.asking import Ask
 from clients._driver.delivery import Delivery
 from clients._driver.fetching import Fetch
@@ -89,6 +90,7 @@ class Feed:
         self._ended: BroadcasterError | None = None
         self.pool = BufferPool()
         self.follower = Follower(namespace, model_id, ids.make, self.pool)
+        self.acking = Acking(namespace, model_id, send)
         self._outside = outside
         self._send = send
         self._waiters: list[Waiter] = []
@@ -107,7 +109,7 @@ class Feed:
         with self._waiters_lock:
             times = [waiter.until for waiter in self._waiters if waiter.until is not None]
         own = self.follower.deadline
-        return min([*times, own] if own is not None else times, default=None)
+        return min(self.acking.due, *times, self.acking.due if own is None else own)
 
     @property
     def topics(self) -> list[bytes]:
@@ -164,6 +166,7 @@ class Feed:
 
     def expire(self, now: float) -> bool:
         self._expire_waiters(now)
+        self.acking.expire(now)
         own = self.follower.deadline
         if own is None or now < own:
             return False
@@ -178,6 +181,7 @@ class Feed:
             futures.fail(waiter.future, error)
         for listing in self._listings:
             listing.fail(error)
+        self.acking.close()
         self.follower.close()
 
     # --- what the machine says -------------------------------------------------------------------------------------
@@ -214,6 +218,7 @@ class Feed:
                 case _:
                     self._send(item)
         self._note_heard(now)
+        self.acking.look(self.follower.visible, self.follower.epoch, now)
         if out:
             self._serve()
 

@@ -30,6 +30,7 @@ from broadcaster.protocol.limits import PROTOCOL, RETRY
 from broadcaster.protocol.messages import Hello, Message, Welcome
 from clients._address import Address
 from clients._driver import futures
+from clients._driver.acking import Mark
 from clients._driver.asking import Ask
 from clients._driver.channel import Channel
 from clients._driver.conversations import Conversations
@@ -48,7 +49,7 @@ log = logging.getLogger("clients")
 Command = Callable[[float], None]
 
 LAST_WORDS = 0.1
-"""Seconds that a client which is closed has to tell that it gives its uploads up."""
+"""Seconds that a client which is closed has to tell that it gives its uploads up, and that its subscribers are gone."""
 FOLLOW_TIMEOUT = 5.0
 """Seconds for the I/O thread to begin following; it takes microseconds."""
 
@@ -56,8 +57,10 @@ FOLLOW_TIMEOUT = 5.0
 class Driver:
     """Connects to one broadcaster. `name` is told to it; `parse` errors of the address are the caller's."""
 
-    def __init__(self, address: Address, name: str | None, slot_dir: str | None = None) -> None:
+    def __init__(self, address: Address, name: str, slot_dir: str | None = None) -> None:
         self.address = address
+        self.name = name
+        """What the broadcaster calls this client."""
         self.pid = HERE.pid
         self.ended: BroadcasterError | None = None
         """Why nothing works any more: closed, or a bug in here."""
@@ -70,7 +73,6 @@ class Driver:
         """The slots that this client was granted, mapped."""
         self._leases: Leases | None = None
         self._slot_dir = slot_dir
-        self._name = name
         self._commands: deque[Command] = deque()
         self._wakeup = Wakeup()
         self._closing = False
@@ -143,10 +145,10 @@ class Driver:
         self.post(command)
         return futures.wait(future, f"following {model_id}", FOLLOW_TIMEOUT)
 
-    def leave(self, feed: Feed) -> None:
+    def leave(self, feed: Feed, mark: Mark) -> None:
         """One subscriber less; the last one ends the feed. May be called from a finalizer, on any thread, and after the end."""
         if self.pid == HERE.pid and self.ended is None:
-            self._commands.append(lambda now: self._part(feed))
+            self._commands.append(lambda now: self._part(feed, mark))
             self._wakeup.signal()
 
     def close(self) -> None:
@@ -190,7 +192,8 @@ class Driver:
         feed.users += 1
         return feed
 
-    def _part(self, feed: Feed) -> None:
+    def _part(self, feed: Feed, mark: Mark) -> None:
+        feed.acking.leave(mark)
         feed.users -= 1
         if feed.users or not self._all.part(feed):
             return
@@ -237,7 +240,7 @@ class Driver:
     # --- the greeting ------------------------------------------------------------------------------------------------
 
     def _hello(self, request_id: bytes) -> Hello:
-        return Hello(request_id=request_id, client_name=self._name)
+        return Hello(request_id=request_id, client_name=self.name)
 
     def _greet(self, now: float) -> None:
         """Asks where everything is, unless that was asked just now."""
@@ -383,7 +386,7 @@ class Driver:
                 command(time.monotonic())
             except Exception as error:
                 log.debug("a command came too late code=%s", getattr(error, "code", type(error).__name__))
-        linger = LAST_WORDS if self._all.uploads else 0.0
+        lingers = {"upload": LAST_WORDS if self._all.uploads else 0.0, "data": LAST_WORDS if self._all.feeds else 0.0}
         while self._all.owners:
             _, owner = self._all.owners.popitem()
             try:
@@ -391,5 +394,5 @@ class Driver:
             except Exception:
                 log.exception("a conversation did not end well address=%s", self.address.data)
         for name in list(self._channels):
-            self._channels.pop(name).close(linger if name == "upload" else 0.0)
+            self._channels.pop(name).close(lingers.get(name, 0.0))
         self._context.term()

@@ -1,0 +1,116 @@
+"""Telling the broadcaster how far a model's subscribers are: a little behind each version, and never in its way.
+
+a version becomes visible ──▶ 50 to 100 ms later: ack received=7 applied=6
+the user takes it          ──▶ nobody is woken; looked at 100, 200, 400 ms ... 1 s later: ack received=7 applied=7
+nothing happens            ──▶ every 10 s the same again
+"""
+
+from __future__ import annotations
+
+import math
+import os
+
+from broadcaster.protocol.limits import ACK_IDLE, ACK_INTERVAL
+from broadcaster.protocol.messages import Ack
+from clients._driver.owner import Send
+
+DELAY = 0.05
+"""Seconds for which an ack waits at least. Up to twice as long, each its own, so that a crowd does not speak all at once."""
+LONGEST_LOOK = 1.0
+"""Seconds between two looks at how far a user is that is behind, at most."""
+
+
+class Mark:
+    """How far the user of one subscriber is. `handed` is written by the user's thread, all else by the I/O thread."""
+
+    __slots__ = ("subscriber", "name", "handed", "told", "told_at", "named_at")
+
+    def __init__(self, name: str) -> None:
+        self.subscriber = os.urandom(16)
+        self.name = name
+        self.handed = 0
+        """Number of the version that the user got last. Not the snapshot: that would keep its memory."""
+        self.told: tuple[int, int, int] | None = None
+        """Epoch, received and applied as of the last ack."""
+        self.told_at = self.named_at = -math.inf
+
+
+class Acking:
+    """The acks of one feed: one for each subscriber. All of it runs on the I/O thread."""
+
+    def __init__(self, namespace: str, model_id: str, send: Send, delay: float | None = None) -> None:
+        self.due = math.inf
+        """When `expire` wants to be called."""
+        self._namespace = namespace
+        self._model_id = model_id
+        self._send = send
+        self._delay = DELAY * (1 + os.urandom(1)[0] / 255) if delay is None else delay
+        self._marks: list[Mark] = []
+        self._visible = 0
+        self._epoch: int | None = None
+        self._sent = -math.inf
+        self._pause = ACK_INTERVAL
+
+    def join(self, mark: Mark, now: float) -> None:
+        """One subscriber more: it is told of soon."""
+        self._marks.append(mark)
+        self._arm(now)
+
+    def leave(self, mark: Mark) -> None:
+        """One subscriber less, which says so."""
+        if mark in self._marks:
+            self._marks.remove(mark)
+            if mark.told is not None:
+                epoch, received, applied = mark.told
+                self._send(self._ack(mark, epoch, received, max(applied, mark.handed), gone=True))
+
+    def close(self) -> None:
+        """Nobody follows any more."""
+        for mark in list(self._marks):
+            self.leave(mark)
+        self.due = math.inf
+
+    def look(self, visible: int, epoch: int | None, now: float) -> None:
+        """The newest visible version, and the life of the broadcaster that it is known from. Cheap when both are as before."""
+        if visible != self._visible or epoch != self._epoch:
+            self._visible, self._epoch, self._pause = visible, epoch, ACK_INTERVAL
+            self._arm(now)
+
+    def _arm(self, now: float) -> None:
+        if self._epoch is not None and self._marks:
+            self.due = min(self.due, max(now + self._delay, self._sent + ACK_INTERVAL))
+
+    def expire(self, now: float) -> None:
+        """Tells what changed, and that who has nothing to tell is still there."""
+        if now < self.due or self._epoch is None:
+            return
+        behind = False
+        for mark in self._marks:
+            applied = max(mark.handed, mark.told[2] if mark.told is not None else 0)
+            at = (self._epoch, max(self._visible, applied), applied)
+            if at != mark.told or now >= mark.told_at + ACK_IDLE:
+                self._tell(mark, at, now)
+            behind = behind or applied < self._visible
+        self.due = min((mark.told_at for mark in self._marks), default=math.inf) + ACK_IDLE
+        if behind:
+            self.due = min(self.due, now + self._pause)
+            self._pause = min(2 * self._pause, LONGEST_LOOK)
+
+    def _tell(self, mark: Mark, at: tuple[int, int, int], now: float) -> None:
+        new = mark.told is None or mark.told[0] != at[0]
+        named = new or now >= mark.named_at + ACK_IDLE  # The broadcaster may have forgotten it meanwhile.
+        mark.told, mark.told_at, self._sent = at, now, now
+        mark.named_at = now if named else mark.named_at
+        self._send(self._ack(mark, *at, name=mark.name if named else None))
+
+    def _ack(self, mark: Mark, epoch: int, received: int, applied: int, *, name: str | None = None, gone: bool = False) -> Ack:
+        return Ack(
+            subscriber=mark.subscriber,
+            name=name,
+            namespace=self._namespace,
+            model_id=self._model_id,
+            epoch=epoch,
+            received=max(received, applied),
+            applied=applied,
+            gone=gone,
+        )
