@@ -98,7 +98,7 @@ class Subscriber:
 
     def hand_out(self, snapshot: Snapshot) -> Snapshot:
         """Notes that the user has it now: `lag` counts from there."""
-        self._handed = snapshot.version.number
+        self._mark.handed = snapshot.version.number
         return snapshot
 
     def newer(self, newer_than: int, timeout: float | None) -> Future[Snapshot]:

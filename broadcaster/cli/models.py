@@ -110,7 +110,6 @@ def _ask(model: str, count: int) -> None:
 
 
 @click.command(cls=Command)
-@click.command(cls=Command)
 @click.argument("model")
 @at_a_broadcaster
 @as_json
@@ -151,6 +150,7 @@ def give_up_term(model: str, url: str | None, namespace: str, as_json: bool) -> 
         click.echo(f"{model}: " + ("no publisher was exclusive" if term is None else f"term {term} is over"))
 
 
+@click.command(cls=Command)
 @at_a_broadcaster
 @as_json
 def stats(url: str | None, namespace: str, as_json: bool) -> None:
