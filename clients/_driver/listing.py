@@ -51,6 +51,8 @@ class Listing:
         self._inline = 0
         self._last = 0
         self._looking = False
+        self._unsure = False
+        """Whether versions below the next one may have been missed."""
         self._behind: list[Entry] = []
         self._asked: Future[Snapshot] | None = None
         self._fetching = False
@@ -64,6 +66,9 @@ class Listing:
         if self._looking:
             self._behind.append(Entry(version, None, lease))
         elif version.number > self._last:
+            if self._unsure and version.number > self._last + 1:
+                self._entries.append(Hole(self._last + 1, version.number - 1))
+            self._unsure = False
             self._last = version.number
             self._inline += 0 if payload is None else len(payload)
             self._entries.append(Entry(version, payload, lease))
@@ -76,10 +81,12 @@ class Listing:
 
     def _found(self, versions: Sequence[VersionInfo]) -> None:
         self._looking = False
-        if versions and versions[0].number > self._last + 1:
-            self._entries.append(Hole(self._last + 1, versions[0].number - 1))
+        for version in versions:
+            self._unsure = True
+            self.add(version, None)
+        self._unsure = True  # What came last before a crash may have been in memory only.
         behind, self._behind = self._behind, []
-        for entry in [*(Entry(version, None, None) for version in versions), *behind]:
+        for entry in behind:
             self.add(*entry)
         self.serve()
 
