@@ -112,6 +112,13 @@ class VersionEvicted(UnknownVersion):
     sentence = "{model_id}: version {number} was evicted from memory and never archived"
 
 
+class VersionDeleted(UnknownVersion):
+    """The version existed, and somebody, or the model's retention policy, deleted it. It does not come back."""
+
+    code = "version-deleted"
+    sentence = "{model_id}: version {number} was deleted"
+
+
 class VersionSuperseded(RequestError):
     """A `publish_nowait` that had not started when a newer one took its place."""
 
@@ -187,6 +194,16 @@ class BudgetExceeded(RequestError):
     sentence = (
         "{model_id}: payload of {size} bytes does not fit: uploads in flight {in_flight} + newest versions {newest} "
         "+ pinned {pinned} + this payload is over the memory budget of {budget} bytes"
+    )
+
+
+class PinsExceeded(BudgetExceeded):
+    """Transient versions may be pinned up to a part of the memory budget, and up to a number."""
+
+    code = "pins-exceeded"
+    sentence = (
+        "{model_id}: version {number} of {size} bytes cannot be pinned in memory: {count} transient versions of {pinned} bytes "
+        "are, and at most {most} of {budget} bytes may be; archive it, or unpin another one"
     )
 
 

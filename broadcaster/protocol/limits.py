@@ -26,6 +26,9 @@ READS = 8
 PAGE = 1000
 """Most entries in one page of a listing; a page also ends before it reaches the size of a control map."""
 
+PINS = 1000
+"""Transient versions that may be pinned at a time, over all models; those that are archived are not counted."""
+
 RETRY = 1.0
 """Seconds without an answer after which a client asks again (same request id, same upload id)."""
 IDLE_UPLOAD = 60.0
