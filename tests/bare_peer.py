@@ -55,9 +55,13 @@ def digest(payload: bytes) -> str:
 
 
 class BarePeer:
-    """One peer of a broadcaster: a DEALER on upload, a DEALER on data. `addresses` by channel."""
+    """One peer of a broadcaster: a DEALER on upload, a DEALER on data. `addresses` by channel.
 
-    def __init__(self, addresses: Mapping[str, str]) -> None:
+    Once `alive` says no, it waits for nothing any more: what was waited for raises AssertionError at once.
+    """
+
+    def __init__(self, addresses: Mapping[str, str], *, alive: Callable[[], bool] | None = None) -> None:
+        self._alive = alive
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._sockets: list[zmq.Socket[bytes]] = []
         self.upload = self._connect(zmq.DEALER, addresses["upload"])
@@ -95,7 +99,7 @@ class BarePeer:
         self.data.send_multipart([b"", kind.encode(), msgpack.packb(fields)])
         deadline = time.monotonic() + seconds
         while True:
-            said = heard(self.data, f"an answer to {kind}", deadline - time.monotonic(), envelope=1)
+            said = heard(self.data, f"an answer to {kind}", deadline - time.monotonic(), envelope=1, alive=self._alive)
             if said.fields.get("request_id") == fields["request_id"]:
                 return said
 
@@ -130,7 +134,7 @@ class BarePeer:
 
     def heard(self, what: str = "an answer", *, seconds: float = WAIT) -> Said:
         """The next message on the upload channel."""
-        return heard(self.upload, what, seconds)
+        return heard(self.upload, what, seconds, alive=self._alive)
 
     def silent(self) -> bool:
         """Whether nothing waits on the upload channel. Ask for something else first: then what was sent before is dealt with."""
@@ -164,8 +168,13 @@ class BarePeer:
         return self.outcome()
 
 
-def heard(socket: zmq.Socket[bytes], what: str, seconds: float, *, envelope: int = 0) -> Said:
-    assert socket.poll(max(0, int(seconds * 1000))), f"not within {seconds:g} s: {what}"
+def heard(
+    socket: zmq.Socket[bytes], what: str, seconds: float, *, envelope: int = 0, alive: Callable[[], bool] | None = None
+) -> Said:
+    deadline = time.monotonic() + seconds
+    while not socket.poll(max(0, int(min(deadline - time.monotonic(), 0.05 if alive else seconds) * 1000))):
+        assert alive is None or alive(), f"nobody is there any more to say: {what}"
+        assert time.monotonic() < deadline, f"not within {seconds:g} s: {what}"
     return understood(socket.recv_multipart()[envelope:])
 
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from broadcaster.store import Archive
-from tests.fault.archives import ACTIONS, NOW, State, at_point, check, forked, live, states
-from tests.fault.tracing import CALLS, needs_strace, tracing
+from tests.fault.archives import ACTIONS, NOW, Child, State, at_point, check, forked, live, states
+from tests.fault.tracing import CALLS, needs_strace, points, tracing
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning"),
@@ -87,34 +88,44 @@ def test_a_kill_while_the_archive_is_made_leaves_one_that_opens(folder: Path) ->
     assert point > 15
 
 
-def killed_at_call(empty: Path, directory: Path, call: int, expected: list[State]) -> bool:
-    """A life killed at its system call of this number, and what it left checked; False when it was over before."""
-    shutil.copytree(empty, directory)
+@contextmanager
+def ready_to_live(directory: Path) -> Iterator[tuple[Child, Callable[[], None]]]:
+    """A child that lives once the function is called."""
     start, go = os.pipe()
 
     def job(say: Callable[[bytes], None]) -> None:
         os.read(start, 1)
         live(directory, lambda: say(b"a"))
 
-    with forked(job) as child, tracing(child.pid, CALLS, inject=f"signal=SIGKILL:when={call}"):
-        os.write(go, b"g")
-        child.finish()
-    os.close(start)
-    os.close(go)
-    check(directory, child.acked, expected)
-    shutil.rmtree(directory)
-    return child.killed
+    try:
+        with forked(job) as child:
+            yield child, lambda: os.write(go, b"g") and None
+    finally:
+        os.close(start)
+        os.close(go)
 
 
 @needs_strace
 @pytest.mark.parametrize(
-    "stride", [37, pytest.param(1, marks=[pytest.mark.fault_long, pytest.mark.deadline(600)])], ids=["some", "all"]
+    "stride", [37, pytest.param(1, marks=[pytest.mark.fault_long, pytest.mark.deadline(900)])], ids=["some", "all"]
 )
 def test_a_kill_at_a_system_call_loses_nothing_acknowledged(
     stride: int, folder: Path, expected: list[State], empty: Path
 ) -> None:
     # The named points do not stand inside SQLite: this sweep does.
-    call = min(stride, 3)
-    while killed_at_call(empty, folder / str(call), call, expected):
-        call += stride
-    assert call > 150, "the sweep must have met the whole life"
+    shutil.copytree(empty, folder / "whole")
+    with ready_to_live(folder / "whole") as (child, go):
+        with tracing(child.pid, CALLS, log=folder / "calls") as tracer:
+            go()
+            child.finish()
+    (calls,) = map(points, tracer.seen().values())
+    assert len(calls) > 300
+    for point in calls[3::stride]:
+        directory = folder / f"{point.name}-{point.when}"
+        shutil.copytree(empty, directory)
+        with ready_to_live(directory) as (child, go), tracing(child.pid, point.name, inject=point.kill):
+            go()
+            child.finish()
+        assert child.killed or point is calls[-1]
+        check(directory, child.acked, expected)
+        shutil.rmtree(directory)

@@ -1,9 +1,9 @@
 """strace on a living thread or process: it counts system calls, and at a counted one it kills, fails or delays.
 
-with tracing(pid, CALLS, inject="signal=SIGKILL:when=7"): ...
-with tracing(pid, "fsync", inject="error=EIO:when=2", follow=True): ...
+with tracing(pid, "fsync", inject="signal=SIGKILL:when=7"): ...
+with tracing(pid, "pwrite64", inject="error=EIO:when=2+", follow=True): ...
 
-Calls are counted for each thread by itself.
+Calls are counted for each thread, and for each name of a call, by itself.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -30,11 +31,29 @@ needs_strace = pytest.mark.skipif(
 )
 
 
+class Point(NamedTuple):
+    """The call `name` of a thread, for the time number `when`."""
+
+    name: str
+    when: int
+
+    @property
+    def kill(self) -> str:
+        """What to inject, for a kill before the call is made."""
+        return f"signal=SIGKILL:when={self.when}"
+
+
+def points(lines: list[str]) -> list[Point]:
+    """One for each call that `Tracer.seen` tells of."""
+    names = [line.partition("(")[0] for line in lines]
+    return [Point(name, names[: at + 1].count(name)) for at, name in enumerate(names)]
+
+
 class Tracer:
     """A running strace."""
 
-    def __init__(self, process: subprocess.Popen[bytes], log: Path | None) -> None:
-        self.process = process
+    def __init__(self, pid: int, log: Path | None) -> None:
+        self._pid = pid
         self._log = log
 
     def seen(self) -> dict[int, list[str]]:
@@ -42,8 +61,8 @@ class Tracer:
         assert self._log is not None
         found: dict[int, list[str]] = {}
         for line in self._log.read_text(errors="replace").splitlines():
-            if (match := re.match(r"(\d+)\s+(\w+\(.*)", line)) and "resumed>" not in line:
-                found.setdefault(int(match[1]), []).append(match[2])
+            if match := re.match(r"(?:(\d+)\s+)?(\w+\(.*)", line):  # and not the end of a call that another thread's stood in
+                found.setdefault(int(match[1] or self._pid), []).append(match[2])
         return found
 
 
@@ -68,7 +87,7 @@ def tracing(
     assert process.stderr is not None
     try:
         _wait_until_attached(pid, process, follow=follow)
-        yield Tracer(process, log)
+        yield Tracer(pid, log)
     finally:
         process.terminate()
         process.wait(WAIT)
