@@ -8,9 +8,8 @@ more when more versions are kept or more models are known.
 from __future__ import annotations
 
 import heapq
-import math
 from bisect import bisect_left, bisect_right, insort
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
@@ -269,6 +268,31 @@ class Catalog:
         line = self._lines.get(key)
         return 0 if line is None else max(0, bisect_right(line.numbers, upto) - bisect_right(line.numbers, after))
 
+    def require(self, key: Key) -> None:
+        """Raises UnknownModel."""
+        self._line(key)
+
+    def names(self, namespace: str) -> list[str]:
+        """The models of a namespace, in order of name."""
+        return list(self._names.get(namespace, ()))
+
+    def numbers(self, key: Key) -> list[int]:
+        """The versions of a model that can be fetched, ascending. Raises UnknownModel."""
+        return list(self._line(key).numbers)
+
+    def known(self, key: Key, number: int) -> VersionInfo | None:
+        """A version, if it can be fetched."""
+        line = self._lines.get(key)
+        kept = line.versions.get(number) if line is not None else None
+        return kept.info if kept is not None else None
+
+    def aliases(self, key: Key) -> dict[int, list[str]]:
+        """The aliases of each version of a model that has any; none where there is no such model."""
+        line, found = self._lines.get(key), defaultdict[int, list[str]](list)
+        for name, number in line.aliases.items() if line is not None else ():
+            found[number].append(name)
+        return found
+
     def require_version_deletable(self, key: Key, number: int, *, force: bool) -> Kept:
         """Raises UnknownModel, UnknownVersion, and Refused while an alias names the version, unless forced."""
         line, kept = self._line(key), self.find(key, number)
@@ -283,21 +307,6 @@ class Catalog:
         line.aliases = {alias: at for alias, at in line.aliases.items() if at != number}
         self._forget(line, kept)
         line.deleted.add(number)
-
-    def best(self, key: Key, metric: str, mode: str) -> Kept:
-        """Greatest (`max`) or least (`min`) value of a metric; ties go to the newest, NaN never wins.
-
-        Raises InvalidRequest for another mode, UnknownModel, UnknownVersion when no version has the metric.
-        """
-        if mode not in ("max", "min"):
-            raise InvalidRequest(field="mode", reason=f"must be max or min, not {mode[:20]}")
-        sign = 1.0 if mode == "max" else -1.0
-        line = self._line(key)
-        values = ((kept.info.metrics.get(metric, math.nan), number) for number, kept in line.versions.items())
-        ranked = [(sign * value, number) for value, number in values if not math.isnan(value)]
-        if not ranked:
-            raise UnknownVersion(model_id=key[1], number=f"with metric {metric}")
-        return line.versions[max(ranked)[1]]
 
     def set_alias(self, key: Key, alias: str, number: int | None, expect: int | None) -> dict[str, int]:
         """Moves or removes an alias; `expect` is the number it must have now (0: none). Returns all aliases of the model.

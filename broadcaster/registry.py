@@ -177,9 +177,7 @@ class Registry:
             caller,
             lambda: archive.set_model(info),
             lambda: self._model_reply(request, key),
-            lambda: self._rooms.catalog.update(
-                key, user_data=before.user_data, tags=before.tags, description=before.description
-            ),
+            lambda: self._rooms.catalog.update(key, user_data=before.user_data, tags=before.tags, description=before.description),
         )
 
     def delete_model(self, request: DeleteModel, caller: Caller, now: float) -> None:

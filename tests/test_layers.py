@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 
-PURE_ROOMS = {"acks", "beacons", "catalog", "eventlog", "numbers", "retention"}
+PURE_ROOMS = {"acks", "beacons", "catalog", "eventlog", "numbers", "retention", "search"}
 ROOMS = PURE_ROOMS | {"store", "security", "slots", "stats"}
 CLIENTS = {"clients", "protocol"}
 ANYTHING = ROOMS | CLIENTS | {"config", "broker", "server", "web", "cogment", "demo", "supervisor", "cli", "entry"}

@@ -40,7 +40,19 @@ from broadcaster.protocol.messages import (
 from broadcaster.registry import Registry
 from broadcaster.server.changes import Changes
 
-_CHANGES = (CreateModel, UpdateModel, DeleteModel, DeleteVersion, Archive, SetAlias, SetTags, AddMetrics, Describe, TakeTerm, GiveUpTerm)
+_CHANGES = (
+    CreateModel,
+    UpdateModel,
+    DeleteModel,
+    DeleteVersion,
+    Archive,
+    SetAlias,
+    SetTags,
+    AddMetrics,
+    Describe,
+    TakeTerm,
+    GiveUpTerm,
+)
 
 
 class Requests:

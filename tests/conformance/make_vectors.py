@@ -19,10 +19,11 @@ from typing import Any
 
 import msgpack
 
+from broadcaster.protocol.condition import Condition
 from broadcaster.protocol.frames import ChunkHeader, encode
 from broadcaster.protocol.hops import ErrorDetail, Hop
 from broadcaster.protocol.limits import CHUNK
-from broadcaster.protocol.messages import KINDS, Event, Message, acks, push, rules
+from broadcaster.protocol.messages import KINDS, Event, Message, acks, push, rules, search
 from broadcaster.protocol.slot import SlotHeader
 from broadcaster.protocol.subscriber import SubscriberInfo
 from broadcaster.protocol.version import ModelInfo, VersionInfo
@@ -44,6 +45,8 @@ VERSION = VersionInfo(
     user_data={"step": "1000"},
     metrics={"return": 212.5},
     tags={"stage": "smoke"},
+    description="naïve ✓",
+    pinned=True,
 )
 MODEL = ModelInfo(
     namespace="lab",
@@ -54,6 +57,8 @@ MODEL = ModelInfo(
     newest=1205,
     versions=17,
     creation_timestamp=1_700_000_000_000_000_000,
+    description="What it is for.",
+    retention={"keep_last": 5, "metric": "return", "nothing": None},
 )
 EVENT = Event(
     epoch=3,
@@ -85,6 +90,12 @@ SAMPLES: dict[Any, Any] = {
     rules.some_versions: (VERSION,),
     rules.some_models: (MODEL,),
     push.some_events: (EVENT,),
+    search.some_conditions: (
+        Condition(field="metrics.return", op=">=", value=200.5),
+        Condition(field="tags.stage", op="=", value="naïve ✓"),
+        Condition(field="archived", op="!=", value=False),
+        Condition(field="alias", op="exists"),
+    ),
     acks.some_subscribers: (
         SubscriberInfo(subscriber=ID, name="node-7:4711 ✓", received=1205, applied=1203, lag=2, lag_ms=1500, seen_ms=40),
         SubscriberInfo(subscriber=ID[::-1], received=0, applied=0, lag=1, lag_ms=0, seen_ms=29999),
@@ -172,6 +183,13 @@ LATER: dict[str, dict[str, tuple[str, ...]]] = {
         "error": (*EVERY_REPLY, "details"),
         "get-stats": EVERY_REQUEST,
         "stats": EVERY_REPLY,
+    },
+    "search": {
+        "create-model": ("description",),
+        "update-model": ("description",),
+        "best": ("where",),
+        "version": (),
+        "model": (),
     },
 }
 """Fields that came after the vectors of their kinds were frozen, by what brought them: `full` again, in `KIND+slots.json`."""

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from broadcaster.protocol import errors, limits, names
+from broadcaster.protocol.condition import MAX_CONDITIONS, OPS, Condition
 from broadcaster.protocol.errors import CODES, RETRYABLE, BroadcasterError
 from broadcaster.protocol.frames import HEADER, HEADER_VERSION, MAGIC
 from broadcaster.protocol.hops import ErrorDetail, Hop
@@ -20,7 +21,7 @@ from broadcaster.protocol.machines.fetch import FetcherState
 from broadcaster.protocol.machines.follow import FollowerState
 from broadcaster.protocol.machines.grant import SlotUploaderState
 from broadcaster.protocol.machines.upload import AssemblerState, UploaderState
-from broadcaster.protocol.messages import DIGEST_KINDS, KINDS, Message, Reply, Request, acks, push, rules
+from broadcaster.protocol.messages import DIGEST_KINDS, KINDS, Message, Reply, Request, acks, push, rules, search
 from broadcaster.protocol.subscriber import SubscriberInfo
 from broadcaster.protocol.version import ModelInfo, VersionInfo
 
@@ -43,6 +44,8 @@ TYPES: dict[Callable[[Any], Any], str] = {
     rules.a_model: "model-info",
     rules.some_versions: "[version-info]",
     rules.some_models: "[model-info]",
+    search.fact: "fact",
+    search.some_conditions: "[condition]",
     push.some_events: "[event]",
     acks.some_subscribers: "[subscriber-info]",
     rules.some_hops: "[hop]",
@@ -94,7 +97,7 @@ def test_every_message_has_its_rule(kind: bytes) -> None:
     assert GRAMMAR.get(kind.decode()) == production(KINDS[kind])
 
 
-VALUES = {"request", "reply", "version-info", "model-info", "subscriber-info", "hop", "detail"}
+VALUES = {"request", "reply", "version-info", "model-info", "condition", "subscriber-info", "hop", "detail"}
 """What is no message of its own, and has a rule."""
 
 
@@ -111,6 +114,7 @@ def test_what_all_requests_and_replies_carry_is_written_down() -> None:
 def test_versions_and_models_are_written_down() -> None:
     assert GRAMMAR["version-info"] == written(VersionInfo, rules._VERSION_RULES)
     assert GRAMMAR["model-info"] == written(ModelInfo, rules._MODEL_RULES)
+    assert GRAMMAR["condition"] == written(Condition, search.CONDITION_RULES)
     for kind, given in ((VersionInfo, rules._VERSION_RULES), (ModelInfo, rules._MODEL_RULES)):
         assert [field.name for field in fields(kind)] == [rule.name for rule in given]
 
@@ -174,6 +178,7 @@ LIMITS = {
     "bytes between two `filled`": size(limits.FILLED),
     "chunks sent behind `begin` before its answer": str(limits.EAGER),
     "chunks under way of one upload": f"`until` - `received` ≤ {limits.WINDOW}",
+    "transient versions pinned at a time, over all models": f"{limits.PINS:,}, of half the memory budget",
     "entries of a page": f"{limits.PAGE:,}, and as many as fit into a control map",
     "payload": f"{size(limits.MAX_PAYLOAD)}, and what the memory budget allows",
     "name of a client": f"{limits.NAME} characters",
@@ -192,6 +197,7 @@ def test_the_limits_are_those_of_the_code() -> None:
 
 def test_words_of_the_text_are_those_of_the_code() -> None:
     assert f"`{names.PATTERN}`" in DOC
+    assert all(f"`{op}`" in DOC for op in OPS) and f"most {MAX_CONDITIONS})" in DOC
     assert f"`protocol` is {limits.PROTOCOL} " in DOC
     assert f"An upload without progress for {limits.IDLE_UPLOAD:g} s" in DOC
     assert f"Up to {limits.EAGER} chunks" in DOC

@@ -89,7 +89,9 @@ def test_models_are_listed_by_name_inside_their_namespace() -> None:
     assert list(made.models("lab", "c")) == [] == list(made.models("nowhere", None))
 
 
-@pytest.mark.parametrize("ask", ["model", "update", "delete", "find", "versions", "best", "alias", "deletable", "load_aliases"])
+@pytest.mark.parametrize(
+    "ask", ["model", "update", "delete", "find", "versions", "numbers", "alias", "deletable", "load_aliases"]
+)
 def test_an_unknown_model_is_named(ask: str) -> None:
     made = Catalog(Retention())
     questions = {
@@ -98,7 +100,7 @@ def test_an_unknown_model_is_named(ask: str) -> None:
         "delete": lambda: made.delete(KEY, 9),
         "find": lambda: made.find(KEY, -1),
         "versions": lambda: made.versions(KEY, 0),
-        "best": lambda: made.best(KEY, "loss", "min"),
+        "numbers": lambda: made.numbers(KEY),
         "alias": lambda: made.set_alias(KEY, "champion", 1, None),
         "deletable": lambda: made.require_deletable(KEY, force=True),
         "load_aliases": lambda: made.load_aliases(KEY, {}),
@@ -144,31 +146,6 @@ def test_a_deleted_version_was_not_evicted() -> None:
     with pytest.raises(UnknownVersion) as refused:
         made.find(KEY, 1)
     assert type(refused.value) is UnknownVersion
-
-
-@pytest.mark.parametrize(("mode", "number"), [("max", 5), ("min", 2)])
-def test_the_best_version_is_the_newest_of_the_best_and_nan_never_wins(mode: str, number: int) -> None:
-    made = catalog()
-    values = {1: 0.5, 2: 0.5, 3: math.nan, 4: 7.0, 5: 7.0, 6: None}
-    for at, value in values.items():
-        add(made, at, metrics={} if value is None else {"loss": value})
-    assert made.best(KEY, "loss", mode).info.number == number
-
-
-def test_infinity_may_win() -> None:
-    made = catalog()
-    for at, value in ((1, math.inf), (2, -math.inf)):
-        add(made, at, metrics={"loss": value})
-    assert made.best(KEY, "loss", "max").info.number == 1 and made.best(KEY, "loss", "min").info.number == 2
-
-
-def test_without_a_value_nothing_is_best() -> None:
-    made = catalog()
-    add(made, 1, metrics={"loss": math.nan})
-    with pytest.raises(UnknownVersion, match="with metric loss"):
-        made.best(KEY, "loss", "max")
-    with pytest.raises(InvalidRequest, match="must be max or min"):
-        made.best(KEY, "loss", "median" * 20)
 
 
 # --- aliases -------------------------------------------------------------------------------------------------------
@@ -567,13 +544,17 @@ class CatalogMachine(RuleBasedStateMachine):
             assert (newest.info.number if newest else 0) == max(versions, default=0)
 
     @invariant()
-    def the_newest_is_never_evicted_and_the_best_is_found(self) -> None:
+    def what_a_search_looks_at_is_what_there_is(self) -> None:
         for key, versions in self.models.items():
-            values = [(one.loss, number) for number, one in versions.items() if not math.isnan(one.loss)]
-            if values:
-                assert self.catalog.best(key, "loss", "max").info.number == max(values)[1]
-                least = min(value for value, _ in values)
-                assert self.catalog.best(key, "loss", "min").info.number == max(n for v, n in values if v == least)
+            assert self.catalog.numbers(key) == sorted(versions)
+            assert all(self.catalog.known(key, number) is one.kept.info for number, one in versions.items())
+            assert self.catalog.known(key, 1 << 40) is None
+            named = {number: sorted(names) for number, names in self.catalog.aliases(key).items()}
+            assert named == by_number(self.aliases[key])
+
+
+def by_number(aliases: dict[str, int]) -> dict[int, list[str]]:
+    return {number: sorted(name for name, at in aliases.items() if at == number) for number in set(aliases.values())}
 
 
 def place(kept: Kept) -> tuple[tuple[str, str], int]:

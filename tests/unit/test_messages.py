@@ -21,6 +21,7 @@ from broadcaster.protocol.messages import (
     acks,
     push,
     rules,
+    search,
     write_value,
 )
 from broadcaster.protocol.slot import HEADER, SlotHeader, parse_slot_header
@@ -32,6 +33,7 @@ SUBSCRIBER = {"subscriber": ID, "received": 2, "applied": 1, "lag": 1, "lag_ms":
 EVENT = {"epoch": 1, "offset": 1, "previous": 0, "namespace": "n", "model_id": "m", "event": "updated"}
 
 HOP = {"node": "a", "role": "broadcaster", "received": 1, "sent": 2, "queued": 0}
+CONDITION = {"field": "metrics.return", "op": ">="}
 DETAIL = {"node": "a", "role": "broadcaster", "class": "OSError", "message": "no", "retryable": False}
 
 GOOD: list[tuple[Callable[[Any], Any], list[Any]]] = [
@@ -56,6 +58,8 @@ GOOD: list[tuple[Callable[[Any], Any], list[Any]]] = [
     (rules.some_details, [[], [DETAIL], [DETAIL | {"traceback": "at 1"}], [DETAIL] * 16]),
     (push.some_events, [[], [EVENT], (EVENT,)]),
     (acks.some_subscribers, [[], [SUBSCRIBER], (SUBSCRIBER | {"name": "a"},)]),
+    (search.fact, ["", 1, 1.5, True]),
+    (search.some_conditions, [[], [CONDITION], (CONDITION | {"value": 1.5},)]),
 ]
 BAD: list[tuple[Callable[[Any], Any], list[Any], str]] = [
     (rules.uint, [-1, 1 << 63, 1.0, "1", True, None, []], "must be an integer from 0 to 2^63 - 1"),
@@ -79,6 +83,8 @@ BAD: list[tuple[Callable[[Any], Any], list[Any], str]] = [
     (rules.some_details, [{}, 1, [1], [{}], [{**DETAIL, "class": 1}], [DETAIL | {"retryable": 1}], [DETAIL] * 17], ""),
     (push.some_events, [{}, 1, [1], [None], [[]], [{}], [EVENT | {"epoch": -1}]], ""),
     (acks.some_subscribers, [{}, 1, [1], [{}], [SUBSCRIBER | {"lag": -1}], [SUBSCRIBER | {"name": 1}]], ""),
+    (search.fact, [None, b"", [], {}], "must be a plain value"),
+    (search.some_conditions, [{}, 1, [1], [{}], [CONDITION | {"op": 1}], [CONDITION | {"value": []}]], ""),
 ]
 
 
@@ -106,7 +112,7 @@ def test_metrics_are_floats() -> None:
 
 def test_every_rule_is_in_the_tables() -> None:
     used = {rule.check for kind in KINDS.values() for rule in kind.RULES}
-    used |= {rule.check for rule in (*rules._VERSION_RULES, *rules._MODEL_RULES)}
+    used |= {rule.check for rule in (*rules._VERSION_RULES, *rules._MODEL_RULES, *search.CONDITION_RULES)}
     assert used <= {row[0] for row in GOOD} and used <= {row[0] for row in BAD}
 
 

@@ -49,10 +49,12 @@ from broadcaster.protocol.messages.data import (
     Versions,
     Welcome,
 )
+from broadcaster.protocol.messages.describe import Describe
 from broadcaster.protocol.messages.ping import Ping, Pong
 from broadcaster.protocol.messages.push import Abandon, Beacon, Event
 from broadcaster.protocol.messages.retention import Pin, Prune, Pruned, SetRetention
 from broadcaster.protocol.messages.rules import DIGEST_KINDS, SHA256, XXH3, Message, Reply, Request, Rule, write_value
+from broadcaster.protocol.messages.search import Found, Search
 from broadcaster.protocol.messages.terms import GiveUpTerm, GivenUp, TakeTerm, Term
 from broadcaster.protocol.messages.upload import (
     AS_IT_LIES,
@@ -89,12 +91,14 @@ __all__ = [
     "DeleteModel",
     "DeleteVersion",
     "Deleted",
+    "Describe",
     "Done",
     "Error",
     "Event",
     "Events",
     "Filled",
     "Follow",
+    "Found",
     "GetModel",
     "GetStats",
     "GetVersion",
@@ -124,6 +128,7 @@ __all__ = [
     "RECEIVED",
     "SHA256",
     "STAGES",
+    "Search",
     "SetAlias",
     "SetRetention",
     "SetTags",

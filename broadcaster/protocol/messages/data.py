@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
+from broadcaster.protocol.condition import Condition
 from broadcaster.protocol.errors import CODES, BroadcasterError, Fact, from_wire
 from broadcaster.protocol.hops import ErrorDetail
 from broadcaster.protocol.messages.push import Event, some_events, write_events
@@ -32,6 +33,7 @@ from broadcaster.protocol.messages.rules import (
     write_value,
     write_values,
 )
+from broadcaster.protocol.messages.search import some_conditions, write_conditions
 from broadcaster.protocol.version import ModelInfo, VersionInfo
 
 
@@ -192,15 +194,17 @@ class CreateModel(Request):
     user_data: Mapping[str, str] = rule(text_map, default_factory=dict)
     tags: Mapping[str, str] = rule(text_map, default_factory=dict)
     exist_ok: bool = rule(flag, default=False)
+    description: str | None = rule(text, default=None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UpdateModel(Request):
-    """Replaces a model's user data."""
+    """Replaces a model's user data, and its description where that is given."""
 
     KIND: ClassVar[bytes] = b"update-model"
     model_id: str = rule(text)
     user_data: Mapping[str, str] = rule(text_map)
+    description: str | None = rule(text, default=None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -271,12 +275,14 @@ class AddMetrics(Request):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Best(Request):
-    """The version with the greatest (`max`) or least (`min`) value of a metric; ties go to the newest, NaN never wins."""
+    """Of the versions for which all of `where` holds, the one with the greatest (`max`) or least (`min`) value of a metric;
+    ties go to the newest, NaN never wins."""
 
     KIND: ClassVar[bytes] = b"best"
     model_id: str = rule(text)
     metric: str = rule(text)
     mode: str = rule(text, default="max")
+    where: tuple[Condition, ...] | None = rule(some_conditions, write_conditions, default=None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
