@@ -7,6 +7,7 @@ import contextlib
 import gc
 import json
 import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,12 @@ import numpy as np
 import pytest
 
 import clients
+from broadcaster.store.archive import Archive
 from clients import aio
-from tests.bare_peer import BarePeer, digest, wait_until
+from tests.bare_peer import BarePeer, Said, digest, wait_until
 from tests.broadcaster_process import BroadcasterProcess
 from tests.integration.commands import command, refused
+from tests.integration.test_held_disk import core, serving
 
 MIB = 1 << 20
 SIZES = pytest.mark.parametrize("size", [100, 300_000, 3 * MIB + 5], ids=["one message", "slot", "large slot"])
@@ -80,7 +83,8 @@ def test_what_is_under_way_with_an_older_term_ends_and_takes_no_number(shared: B
             peer.chunk(upload_id, payload, index)
         peer.say("commit", upload_id, digest=digest(payload))
         assert peer.outcome().fields["facts"]["field"] == "upload_id"
-        assert peer.publish(model, payload, term=one).code == "fenced"
+        peer.say("begin", os.urandom(16), model_id=model, size=len(payload), term=one)
+        assert peer.heard().code == "fenced"  # before anything is reserved or sent
         assert peer.publish(model, b"small", term=one).code == "fenced"
         assert peer.publish(model, b"small").fields["facts"] == {"model_id": model, "term": 0, "current": two}
         assert other.publish(model, b"small", term=two).fields["version"]["number"] == 1
@@ -95,6 +99,33 @@ def test_a_version_that_came_of_an_upload_is_still_named_to_who_asks_again(share
         assert peer.publish(model, b"mine", upload_id=upload_id, term=one).kind == "done"
         peer.ask("take-term", model_id=model, publisher=os.urandom(16))
         assert peer.publish(model, b"mine", upload_id=upload_id, term=one).fields["version"]["number"] == 1
+
+
+def test_an_upload_that_waits_for_its_number_is_looked_at_once_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    began, go_on, take = threading.Event(), threading.Event(), Archive.take_term
+
+    def late(*arguments: Any) -> int:
+        began.set()
+        assert go_on.wait(20)
+        return take(*arguments)
+
+    monkeypatch.setattr(Archive, "take_term", late)
+
+    def race(peer: BarePeer) -> Said:
+        taking = threading.Thread(target=lambda: peer.ask("take-term", model_id="policy", publisher=bytes(16)))
+        taking.start()
+        assert began.wait(20)
+        with BarePeer(made.endpoints) as other:
+            other.say("publish", bytes(16), b"one", model_id="policy", size=3, digest=digest(b"one"))
+            wait_until(lambda: other.stats().get("uploads_begun"), "the upload has come")
+            go_on.set()
+            taking.join()
+            said = other.heard()
+            assert other.numbers("policy") == [] and other.stats()["memory_uploads"] == 0
+            return said
+
+    made = core(tmp_path)
+    assert serving(made, race).code == "fenced"
 
 
 def test_a_term_outlives_restarts_and_the_deletion_of_the_model(own: BroadcasterProcess) -> None:
