@@ -342,7 +342,6 @@ class Broker:
         for kept in deleted:
             self.memory.forget(key, kept.info.number)
             self.archiving.forget(key, kept)
-            self._uploads.disown(kept.upload_id)
 
     # --- time ------------------------------------------------------------------------------------------------------
 

@@ -164,9 +164,6 @@ class Uploads:
             self._finished.popitem(last=False)
 
     def outcome(self, upload_id: bytes) -> tuple[Key, VersionInfo] | None:
-        """The version that came of an upload, for as long as that is remembered."""
+        """The version that came of an upload, for as long as that is remembered: also when it was deleted since, so that who
+        sends it again because the answer was lost does not bring it back."""
         return self._finished.get(upload_id)
-
-    def disown(self, upload_id: bytes) -> None:
-        """The version that came of it was deleted."""
-        self._finished.pop(upload_id, None)

@@ -175,6 +175,8 @@ def outcome_of(name: str, error: BroadcasterError) -> str:
     numbered was announced; a change that was asked for again in another life may be refused for what the first attempt did."""
     if isinstance(error, (TransportError, StoreError)):
         return UNKNOWN
+    if name == "publish" and isinstance(error, (UnknownVersion, UnknownModel)):
+        return UNKNOWN  # It was announced, and deleted before it was archived.
     if name in CHANGES and isinstance(error, (UnknownVersion, UnknownModel, Conflict)):
         return UNKNOWN
     if isinstance(error, NoSpace) and name != "publish":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import random
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,6 +26,12 @@ PEERS = 8
 def broadcaster(tmp_path: Path) -> Iterator[BroadcasterProcess]:
     options = ["--memory-budget", "768MiB", "--keep-large", "1000"]
     with BroadcasterProcess(tmp_path / "broadcaster", options=options) as process:
+        yield process
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BroadcasterProcess]:
+    with BroadcasterProcess(tmp_path_factory.mktemp("shared") / "broadcaster") as process:
         yield process
 
 
@@ -152,6 +159,22 @@ def test_many_publications_whose_answers_are_lost_make_one_version_each(
     broadcaster: BroadcasterProcess, slot_dir: str | None, seed: int
 ) -> None:
     without_an_answer(broadcaster, seed, 30, slot_dir)
+
+
+@pytest.mark.parametrize("size", [10, 70_000])
+@pytest.mark.parametrize("archived", [False, True])
+@pytest.mark.parametrize("what", ["version", "model"])
+def test_an_upload_that_is_sent_again_does_not_bring_a_deleted_version_back(
+    shared: BroadcasterProcess, what: str, archived: bool, size: int
+) -> None:
+    model, upload_id, payload = f"{what}-{archived}-{size}", os.urandom(16), os.urandom(size)
+    with BarePeer(shared.ready) as peer:
+        first = peer.publish(model, payload, upload_id=upload_id, archived=archived)
+        delete = {"model_id": model} | ({"number": 1} if what == "version" else {})
+        assert peer.ask(f"delete-{what}", **delete).kind == "deleted"
+        again = peer.publish(model, payload, upload_id=upload_id, archived=archived)
+        assert again.kind == "done" and again.fields["version"] == first.fields["version"]
+        assert peer.numbers(model) == []
 
 
 def test_a_change_whose_answer_is_lost_is_made_once(broadcaster: BroadcasterProcess) -> None:
