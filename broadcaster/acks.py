@@ -37,7 +37,7 @@ class Acked:
     @property
     def at(self) -> int:
         """The number that it lags from."""
-        return max(self.applied, self.base)
+        return self.applied or self.base
 
 
 @dataclass(slots=True)
