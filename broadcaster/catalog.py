@@ -10,7 +10,7 @@ from __future__ import annotations
 import heapq
 from bisect import bisect_left, bisect_right, insort
 from collections import OrderedDict, defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from broadcaster.protocol.errors import (
@@ -18,13 +18,15 @@ from broadcaster.protocol.errors import (
     BudgetExceeded,
     Conflict,
     Fact,
-    InvalidRequest,
+    PinsExceeded,
     Refused,
     UnknownModel,
     UnknownVersion,
+    VersionDeleted,
     VersionEvicted,
 )
-from broadcaster.protocol.limits import INLINE
+from broadcaster.protocol.limits import INLINE, PINS
+from broadcaster.protocol.ranges import Ranges, bounded, covers, merged
 from broadcaster.protocol.version import ModelInfo, VersionInfo
 
 Key = tuple[str, str]
@@ -55,6 +57,10 @@ class Kept:
     charge: int = 0
     """Bytes of memory its payload takes; 0 when it is not resident."""
     pins: int = 0
+    held: bool = False
+    """It is transient and a user pinned it: one of its pins is that."""
+    passed_over: bool = False
+    """It was next to leave memory while it was held."""
     leaving: bool = False
     """Its deletion is under way: it must not be archived any more, for that would come behind the deletion on the disk."""
 
@@ -80,7 +86,9 @@ class _Line:
     retention: Mapping[str, Fact] = field(default_factory=dict)
     highest: int = 0
     """The highest number ever seen here: below it, what is missing was evicted or deleted."""
-    deleted: set[int] = field(default_factory=set)
+    deleted: Ranges = ()
+    pinned: set[int] = field(default_factory=set)
+    """Numbers of versions that a user pinned."""
 
 
 class Catalog:
@@ -92,9 +100,14 @@ class Catalog:
         self.newest_bytes = 0
         self.pinned_bytes = 0
         """Bytes of pinned versions that are not their model's newest."""
+        self.held_bytes = 0
+        """Bytes of transient versions that users pinned."""
+        self.held_count = 0
         self.version_count = 0
         self._lines: dict[Key, _Line] = {}
         self._names: dict[str, list[str]] = {}
+        self._ended: dict[Key, int] = {}
+        """The last number of each model that was deleted and not made again."""
         self._places = 0
         self._evictable: list[tuple[int, Key, int]] = []
         """Heap of (place, key, number) of resident versions that were superseded. Entries may be stale."""
@@ -115,6 +128,8 @@ class Catalog:
         if key in self._lines:
             raise AlreadyExists(model_id=key[1], what="the model")
         line = _Line(created, dict(user_data or {}), dict(tags or {}), description=description, retention=dict(retention or {}))
+        line.highest = self._ended.pop(key, 0)
+        line.deleted = ((1, line.highest),) if line.highest else ()
         self._lines[key] = line
         insort(self._names.setdefault(key[0], []), key[1])
         return self.model(key)
@@ -160,10 +175,12 @@ class Catalog:
         return self.model(key)
 
     def require_deletable(self, key: Key, *, force: bool) -> None:
-        """Raises UnknownModel; Refused while an alias points into the model, unless forced."""
+        """Raises UnknownModel; Refused while an alias points into the model or a version of it is pinned, unless forced."""
         line = self._line(key)
         if line.aliases and not force:
             raise Refused(model_id=key[1], reason=f"alias {min(line.aliases)} points into it: delete it with force")
+        if line.pinned and not force:
+            raise Refused(model_id=key[1], reason=f"version {min(line.pinned)} of it is pinned: delete it with force")
 
     def all(self, key: Key) -> list[Kept]:
         """Every version of a model. Raises UnknownModel."""
@@ -179,8 +196,9 @@ class Catalog:
         if line.numbers:
             line.user_data, line.tags, line.aliases = {}, {}, {}
             line.description, line.retention = "", {}
-            line.deleted.update(one.info.number for one in kept)
+            line.deleted = merged((*line.deleted, (1, upto)) if upto else line.deleted, ())
         else:
+            self._ended[key] = max(upto, line.highest)
             del self._lines[key]
             names = self._names[key[0]]
             del names[bisect_left(names, key[1])]
@@ -225,15 +243,26 @@ class Catalog:
         self._insert(self._line((info.namespace, info.model_id)), kept)
         return kept
 
+    def load_deleted(self, key: Key, ranges: Ranges, ended: int) -> None:
+        """What a start knows of a model's deleted versions, and up to which number a model of this name was deleted (0: none)."""
+        line = self._lines.get(key)
+        if line is None:
+            self._ended[key] = ended
+            return
+        line.deleted = merged((*ranges, (1, ended)) if ended else ranges, ())
+        line.highest = max([line.highest, *(last for _, last in line.deleted[-1:])])
+
     def replace(self, kept: Kept, **changes: object) -> Kept:
         """The same version with other annotations (archived, sha256, tags, metrics)."""
         kept.info = replace(kept.info, **changes)  # type: ignore[arg-type]
+        if kept.held and kept.info.archived:
+            self._let_go(kept)  # The disk holds it now.
         return kept
 
     def find(self, key: Key, ref: int | str) -> Kept:
         """By number, by -n (the n-th newest that can be fetched), or by alias.
 
-        Raises UnknownModel, UnknownVersion, and VersionEvicted for what was there and left.
+        Raises UnknownModel, UnknownVersion, and VersionDeleted or VersionEvicted for what was there and left.
         """
         line = self._line(key)
         number = line.aliases.get(ref) if isinstance(ref, str) else ref
@@ -244,8 +273,16 @@ class Catalog:
         kept = line.versions.get(number)
         if kept is not None:
             return kept
-        evicted = number <= line.highest and number not in line.deleted
-        raise (VersionEvicted if evicted else UnknownVersion)(model_id=key[1], number=number)
+        if covers(line.deleted, number):
+            raise VersionDeleted(model_id=key[1], number=number)
+        raise (VersionEvicted if number <= line.highest else UnknownVersion)(model_id=key[1], number=number)
+
+    def find_staying(self, key: Key, ref: int | str) -> Kept:
+        """As `find`, of what is not being deleted: what is said of a version must not be lost with it without a word."""
+        kept = self.find(key, ref)
+        if kept.leaving:
+            raise VersionDeleted(model_id=key[1], number=kept.info.number)
+        return kept
 
     def holds(self, kept: Kept) -> bool:
         """Whether this very version is still known."""
@@ -294,11 +331,13 @@ class Catalog:
         return found
 
     def require_version_deletable(self, key: Key, number: int, *, force: bool) -> Kept:
-        """Raises UnknownModel, UnknownVersion, and Refused while an alias names the version, unless forced."""
+        """Raises UnknownModel, UnknownVersion, and Refused while an alias names the version or it is pinned, unless forced."""
         line, kept = self._line(key), self.find(key, number)
         names = sorted(alias for alias, at in line.aliases.items() if at == number)
         if names and not force:
             raise Refused(model_id=key[1], reason=f"alias {names[0]} names version {number}: delete it with force")
+        if kept.info.pinned and not force:
+            raise Refused(model_id=key[1], reason=f"version {number} is pinned: delete it with force")
         return kept
 
     def delete_version(self, key: Key, kept: Kept) -> None:
@@ -306,7 +345,31 @@ class Catalog:
         line, number = self._line(key), kept.info.number
         line.aliases = {alias: at for alias, at in line.aliases.items() if at != number}
         self._forget(line, kept)
-        line.deleted.add(number)
+        line.deleted = bounded(merged(line.deleted, [number]), line.numbers)
+
+    def archived(self, key: Key) -> list[VersionInfo]:
+        """The archived versions of a model that are not being deleted, ascending. Raises UnknownModel."""
+        versions = self._line(key).versions
+        return [kept.info for kept in versions.values() if kept.info.archived and not kept.leaving]
+
+    def prunable(self, key: Key, numbers: Iterable[int]) -> list[Kept]:
+        """Those of these versions that nothing holds now: archived, not aliased, not pinned, and not the newest archived one."""
+        line = self._lines.get(key)
+        if line is None:
+            return []
+        staying = [number for number in line.numbers if (kept := line.versions[number]).info.archived and not kept.leaving]
+        held = {*line.aliases.values(), *line.pinned, *staying[-1:]}
+        free = set(staying) - held
+        return [line.versions[number] for number in numbers if number in free]
+
+    def retained(self) -> list[Key]:
+        """The models that have a retention policy."""
+        return [key for key, line in self._lines.items() if line.retention]
+
+    def has_retention(self, key: Key) -> bool:
+        """Whether this model has one."""
+        line = self._lines.get(key)
+        return line is not None and bool(line.retention)
 
     def set_alias(self, key: Key, alias: str, number: int | None, expect: int | None) -> dict[str, int]:
         """Moves or removes an alias; `expect` is the number it must have now (0: none). Returns all aliases of the model.
@@ -320,7 +383,7 @@ class Catalog:
         if number is None:
             line.aliases.pop(alias, None)
         else:
-            line.aliases[alias] = self.find(key, number).info.number
+            line.aliases[alias] = self.find_staying(key, number).info.number
         return dict(line.aliases)
 
     def load_aliases(self, key: Key, aliases: Mapping[str, int]) -> None:
@@ -388,6 +451,56 @@ class Catalog:
         if kept.pins == 0 and kept.resident and not self._is_newest(kept):
             self.pinned_bytes -= kept.charge
 
+    def set_pinned(self, kept: Kept, *, pinned: bool) -> VersionInfo:
+        """Pins a version for a user, or lets it go. A transient one stays in memory meanwhile, for nothing else holds it.
+
+        Raises PinsExceeded when transient versions hold too much of the memory budget already.
+        """
+        if pinned == kept.info.pinned:
+            return kept.info
+        line = self._line((kept.info.namespace, kept.info.model_id))
+        if pinned and not kept.info.archived:
+            self._hold(line, kept)
+        elif kept.held:
+            self._let_go(kept)
+        (line.pinned.add if pinned else line.pinned.discard)(kept.info.number)
+        kept.info = replace(kept.info, pinned=pinned)
+        return kept.info
+
+    def _hold(self, line: _Line, kept: Kept) -> None:
+        number, most = kept.info.number, self.retention.budget // 2
+        if self.held_bytes + kept.charge > most or self.held_count >= PINS:
+            raise PinsExceeded(
+                model_id=kept.info.model_id,
+                number=number,
+                size=kept.charge,
+                count=self.held_count,
+                pinned=self.held_bytes,
+                most=PINS,
+                budget=most,
+            )
+        self.pin(kept)
+        kept.held = True
+        self.held_bytes += kept.charge
+        self.held_count += 1
+        line.resident.pop(number, None)  # What must stay is not looked at when others have to leave.
+        line.large.pop(number, None)
+
+    def _let_go(self, kept: Kept) -> None:
+        """Nobody holds it in memory any more: it leaves when its turn comes."""
+        key, number = (kept.info.namespace, kept.info.model_id), kept.info.number
+        line = self._line(key)
+        kept.held = False
+        self.unpin(kept)
+        self.held_bytes -= kept.charge
+        self.held_count -= 1
+        line.resident = OrderedDict.fromkeys(sorted([*line.resident, number]))
+        if kept.info.size > INLINE:
+            line.large = OrderedDict.fromkeys(sorted([*line.large, number]))
+        if kept.passed_over:
+            kept.passed_over = False
+            heapq.heappush(self._evictable, (kept.place, key, number))
+
     # --- inside ----------------------------------------------------------------------------------------------------
 
     def _line(self, key: Key) -> _Line:
@@ -405,6 +518,8 @@ class Catalog:
         line.versions[number] = kept
         line.numbers.append(number)
         line.highest = number
+        if kept.info.pinned:
+            line.pinned.add(number)
         self.version_count += 1
 
     def _superseded(self, entry: tuple[int, Key, int]) -> Kept | None:
@@ -413,6 +528,9 @@ class Catalog:
         line = self._lines.get(key)
         kept = line.versions.get(number) if line is not None else None
         if kept is None or not kept.resident or self._is_newest(kept):
+            return None
+        if kept.held:
+            kept.passed_over = True
             return None
         return kept
 
@@ -447,6 +565,10 @@ class Catalog:
             self.newest_bytes -= kept.charge if newest else 0
             self.pinned_bytes -= kept.charge if kept.pins and not newest else 0
             self.resident_bytes -= kept.charge
+            if kept.held:
+                self.held_bytes -= kept.charge
+                self.held_count -= 1
+                kept.held = False
             kept.charge = 0
             if newest and len(line.numbers) > 1:
                 before = line.versions[line.numbers[-2]]
@@ -457,6 +579,7 @@ class Catalog:
         self._remove(line, kept.info.number)
 
     def _remove(self, line: _Line, number: int) -> None:
+        line.pinned.discard(number)
         del line.versions[number]
         del line.numbers[bisect_left(line.numbers, number)]
         self.version_count -= 1

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import TypeVar
 
-from broadcaster.broker import Broker, Caller, Front, Key, Searching, check_annotations, store_error, submit
+from broadcaster.broker import Broker, Caller, Front, Key, Searching, check_annotations, read_policy, store_error, submit
 from broadcaster.catalog import Kept
 from broadcaster.protocol.errors import (
     AlreadyExists,
     BroadcasterError,
+    Fact,
     InvalidRequest,
     UnknownModel,
     UnknownVersion,
@@ -37,9 +39,11 @@ from broadcaster.protocol.messages import (
     ListVersions,
     Model,
     Models,
+    Pin,
     Replay,
     Request,
     SetAlias,
+    SetRetention,
     SetTags,
     State,
     UpdateModel,
@@ -158,6 +162,12 @@ class Registry:
         info = replace(kept.info, description=description)
         self._annotate(request, kept, info, caller, now, lambda: archive.set_description(*key, number, description))
 
+    def set_retention(self, request: SetRetention, caller: Caller, now: float) -> None:
+        key = _key(request, request.model_id)
+        retention = {} if request.retention is None else read_policy(request.retention).write()
+        self._replace_model(request, key, caller, now, retention=retention)
+        self._broker.pruning.want(key)
+
     def _replace_model(
         self,
         request: Request,
@@ -168,16 +178,18 @@ class Registry:
         user_data: Mapping[str, str] | None = None,
         tags: Mapping[str, str] | None = None,
         description: str | None = None,
+        retention: Mapping[str, Fact] | None = None,
     ) -> None:
         before = self._rooms.catalog.model(key)
-        info = self._rooms.catalog.update(key, user_data=user_data, tags=tags, description=description)
+        said = {"user_data": user_data, "tags": tags, "description": description, "retention": retention}
+        info = self._rooms.catalog.update(key, **said)  # type: ignore[arg-type]
         self._announce(key, "updated", now)
         archive = self._rooms.archive
         self._durable(
             caller,
             lambda: archive.set_model(info),
             lambda: self._model_reply(request, key),
-            lambda: self._rooms.catalog.update(key, user_data=before.user_data, tags=before.tags, description=before.description),
+            lambda: self._rooms.catalog.update(key, **{name: getattr(before, name) for name in said}),
         )
 
     def delete_model(self, request: DeleteModel, caller: Caller, now: float) -> None:
@@ -249,6 +261,31 @@ class Registry:
             lambda: self._rooms.catalog.load_aliases(key, before),
         )
 
+    def pin(self, request: Pin, caller: Caller, now: float) -> None:
+        """A transient version is held in memory; an archived one is held on disk, and stays pinned over restarts."""
+        key = _key(request, request.model_id)
+        kept = self._rooms.catalog.find_staying(key, request.ref)
+        if kept.info.pinned == request.pinned:
+            caller.reply(Version(request_id=request.request_id, version=kept.info))
+            return
+        coming = kept.pins > kept.held  # It is being archived, as it was before this.
+        info = self._rooms.catalog.set_pinned(kept, pinned=request.pinned)
+        self._announce(key, "updated", now, number=info.number, version=info)
+        archive = self._rooms.archive
+
+        def job() -> None:
+            try:
+                archive.set_pinned(*key, info.number, pinned=request.pinned)
+            except UnknownVersion:
+                if info.archived:
+                    raise
+
+        if info.archived or coming:
+            undo = partial(self._rooms.catalog.set_pinned, kept, pinned=not request.pinned)
+            self._durable(caller, job, lambda: Version(request_id=request.request_id, version=kept.info), undo)
+        else:
+            caller.reply(Version(request_id=request.request_id, version=info))
+
     def set_tags(self, request: SetTags, caller: Caller, now: float) -> None:
         key = _key(request, request.model_id)
         for name in request.tags:
@@ -281,7 +318,7 @@ class Registry:
         self._announce(key, "updated", now, number=info.number, version=info)
 
         def undo() -> None:
-            kept.info = before
+            kept.info = replace(before, pinned=kept.info.pinned)
 
         if info.archived:
             self._durable(caller, job, lambda: Version(request_id=request.request_id, version=kept.info), undo)

@@ -2,6 +2,7 @@
 
 from broadcaster.broker.broker import Broker
 from broadcaster.broker.checks import check_annotations, store_error
+from broadcaster.broker.pruning import read_policy
 from broadcaster.broker.rooms import Caller, Front, Key, Rooms, submit
 from broadcaster.broker.searching import Searching
 from broadcaster.broker.uploads import Upload
@@ -17,6 +18,7 @@ __all__ = [
     "Timing",
     "Upload",
     "check_annotations",
+    "read_policy",
     "store_error",
     "submit",
 ]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 
@@ -12,11 +13,15 @@ from broadcaster.broker.rooms import Front, Key, Rooms, submit
 from broadcaster.broker.uploads import Uploads
 from broadcaster.broker.waiting import Waiter, Waiting
 from broadcaster.catalog import Kept
-from broadcaster.protocol.errors import BroadcasterError, UnknownVersion
+from broadcaster.protocol.errors import BroadcasterError, VersionDeleted
+from broadcaster.protocol.ranges import Ranges
 from broadcaster.protocol.version import ModelInfo, VersionInfo
 from broadcaster.store.blobs import Staged
 from broadcaster.store.quarantine import Damage
 from broadcaster.store.values import ArchivedVersion
+
+DELETED = 10_000
+"""Deleted versions whose upload ids are remembered: what an archive remembers of them over a restart."""
 
 
 class Archiving:
@@ -31,7 +36,11 @@ class Archiving:
         self.models: set[Key] = set()
         """Models that the archive knows."""
         self.versions: dict[tuple[Key, int], ArchivedVersion] = {}
+        self.fresh: set[Key] = set()
+        """Models of which a version was archived, until somebody looks."""
         self._by_upload: dict[bytes, tuple[Key, int]] = {}
+        self._deleted: OrderedDict[bytes, tuple[Key, int]] = OrderedDict()
+        """What came of the newest uploads whose versions were deleted."""
 
     def load(self, models: list[ModelInfo], versions: Iterable[ArchivedVersion]) -> None:
         """What the archive knew at the start."""
@@ -48,8 +57,19 @@ class Archiving:
         for model in models:
             self._rooms.catalog.load_aliases((model.namespace, model.model_id), model.aliases)
 
+    def load_deleted(
+        self, tombstones: Mapping[Key, Ranges], ended: Mapping[Key, int], uploads: Mapping[bytes, tuple[Key, int]]
+    ) -> None:
+        """What the archive knew of deletions: numbers of models, models that were deleted up to a number, upload ids."""
+        for key in tombstones.keys() | ended.keys():
+            self._rooms.catalog.load_deleted(key, tombstones.get(key, ()), ended.get(key, 0))
+        self._deleted.update((upload_id, came) for upload_id, came in uploads.items() if upload_id not in self._by_upload)
+
     def outcome(self, upload_id: bytes) -> tuple[Key, VersionInfo] | None:
-        """The archived version that came of an upload, also in an earlier life."""
+        """The archived version that came of an upload, also in an earlier life. Raises VersionDeleted when it was deleted since:
+        the upload was done, and is not done again without a word."""
+        if (deleted := self._deleted.get(upload_id)) is not None:
+            raise VersionDeleted(model_id=deleted[0][1], number=deleted[1])
         found = self._by_upload.get(upload_id)
         return (found[0], self.versions[found].info) if found is not None else None
 
@@ -113,15 +133,14 @@ class Archiving:
         self.versions[key, number] = replace(version, info=kept.info)
         self._by_upload[version.upload_id] = key, number
         self._uploads.remember(version.upload_id, key, kept.info)
+        self.fresh.add(key)
         self._rooms.stats.count("archived")
         self._front.push_event(self._rooms.emit(key, "archived", 0.0, number=number, version=kept.info), None)
         return kept.info
 
     def archive(self, key: Key, ref: int | str, done: Callable[[VersionInfo | BroadcasterError], None], waiter: Waiter) -> None:
-        """A transient version is persisted; `done` is called as `keep` does. Raises UnknownVersion, or what the catalog says."""
-        kept = self._rooms.catalog.find(key, ref)
-        if kept.leaving:
-            raise UnknownVersion(model_id=key[1], number=kept.info.number)
+        """A transient version is persisted; `done` is called as `keep` does. Raises what the catalog says."""
+        kept = self._rooms.catalog.find_staying(key, ref)
         if kept.info.archived:
             done(kept.info)
         else:
@@ -169,3 +188,6 @@ class Archiving:
         """A version was deleted, archived or not."""
         self.versions.pop((key, kept.info.number), None)
         self._by_upload.pop(kept.upload_id, None)
+        self._deleted[kept.upload_id] = key, kept.info.number
+        if len(self._deleted) > DELETED:
+            self._deleted.popitem(last=False)

@@ -16,6 +16,7 @@ from broadcaster.broker.chunks import Chunks
 from broadcaster.broker.filling import Filling
 from broadcaster.broker.memory import Memory, where
 from broadcaster.broker.numbering import Numbering
+from broadcaster.broker.pruning import Pruning
 from broadcaster.broker.reading import Reading
 from broadcaster.broker.rooms import Caller, Front, Key, Place, Rooms, submit
 from broadcaster.broker.terms import Terms
@@ -67,6 +68,7 @@ class Broker:
         self.acknowledging = Acknowledging(rooms)
         self._numbering = Numbering(rooms, front, go=self._commit_in_time, fail=self._uploads.fail)
         self.archiving = Archiving(rooms, front, self.memory, self._uploads, self.waiting)
+        self.pruning = Pruning(rooms, front, self.archiving, self.waiting, self.forget, clock=clock, wall=wall)
         self.reading = Reading(rooms, front, self.memory, self.archiving, self.waiting)
 
     def reserve_all(self, now: float) -> None:
@@ -373,6 +375,7 @@ class Broker:
         self.memory.evict(self.rooms.catalog.expired(now), now)
         self.rooms.slots.survey()
         self.acknowledging.tick(now)
+        self.pruning.tick(now)
 
     def close(self) -> None:
         """Gives up what is under way: its files go while the archive is still open."""

@@ -138,6 +138,7 @@ class Core:
             idle=self._options.idle_upload,
         )
         self._broker.archiving.load(loaded.models, loaded.versions)
+        self._broker.archiving.load_deleted(loaded.tombstones, loaded.ended, loaded.deleted_uploads)
         self._broker.terms.load(loaded.terms)
         (directory / "token").write_text(self._token)
         self._closing.append(lambda: (directory / "token").unlink(missing_ok=True))

@@ -24,13 +24,16 @@ from broadcaster.protocol.messages import (
     ListModels,
     ListSubscribers,
     ListVersions,
+    Pin,
     Ping,
     Pong,
+    Prune,
     Read,
     Replay,
     Request,
     Search,
     SetAlias,
+    SetRetention,
     SetTags,
     Stats,
     TakeTerm,
@@ -50,6 +53,9 @@ _CHANGES = (
     SetTags,
     AddMetrics,
     Describe,
+    SetRetention,
+    Prune,
+    Pin,
     TakeTerm,
     GiveUpTerm,
 )
@@ -134,6 +140,12 @@ class Requests:
                     registry.set_tags(request, caller, now)
                 case Describe():
                     registry.describe(request, caller, now)
+                case SetRetention():
+                    registry.set_retention(request, caller, now)
+                case Prune():
+                    self._broker.pruning.prune(request, caller, now)
+                case Pin():
+                    registry.pin(request, caller, now)
                 case AddMetrics():
                     registry.add_metrics(request, caller, now)
                 case TakeTerm():

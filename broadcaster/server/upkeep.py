@@ -20,6 +20,7 @@ def look_after(broker: Broker, loop: Loop, *, rate: int, period: float) -> Upkee
         loop.post(lambda: _tell(broker, damage))
 
     archive.tell_damage(found)
+    broker.pruning.told = lambda sentence, key: log.warning("%s model=%s/%s", sentence, *key)
     return Upkeep(archive, _say, rate=rate, period=period)
 
 

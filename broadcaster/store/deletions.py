@@ -95,7 +95,7 @@ class Deletions:
 
     def _apply(self, record: Record) -> None:
         kind, namespace, model_id, number, *rest = record
-        model, said = (str(namespace), str(model_id)), bytes(rest[0]) if rest else b""  # type: ignore[arg-type]
+        model, said = (str(namespace), str(model_id)), bytes(rest[0]) if rest else b""
         if kind == VERSION and len(said) == 16:
             self.uploads.pop(said, None)
             self.uploads[said] = model, int(number)

@@ -16,10 +16,11 @@ from broadcaster.protocol.errors import (
     BroadcasterError,
     BudgetExceeded,
     Conflict,
-    InvalidRequest,
+    PinsExceeded,
     Refused,
     UnknownModel,
     UnknownVersion,
+    VersionDeleted,
     VersionEvicted,
 )
 from broadcaster.protocol.limits import INLINE
@@ -145,7 +146,7 @@ def test_a_deleted_version_was_not_evicted() -> None:
     assert not made.holds(kept) and made.holds(made.find(KEY, 2))
     with pytest.raises(UnknownVersion) as refused:
         made.find(KEY, 1)
-    assert type(refused.value) is UnknownVersion
+    assert type(refused.value) is VersionDeleted
 
 
 # --- aliases -------------------------------------------------------------------------------------------------------
@@ -317,7 +318,126 @@ def test_versions_that_came_after_the_deletion_was_asked_for_stay() -> None:
     assert (model.user_data, model.aliases, model.newest, model.versions) == ({}, {}, 3, 1)
     with pytest.raises(UnknownVersion) as refused:
         made.find(KEY, 1)
-    assert type(refused.value) is UnknownVersion
+    assert type(refused.value) is VersionDeleted
+
+
+# --- deleted, and pinned by users ----------------------------------------------------------------------------------
+
+
+def told(made: Catalog, number: int) -> type[BroadcasterError]:
+    with pytest.raises(UnknownVersion) as refused:
+        made.find(KEY, number)
+    return type(refused.value)
+
+
+def test_deleted_evicted_and_never_there_are_three_things() -> None:
+    made = catalog(keep=2)
+    for number in range(1, 6):
+        add(made, number)
+    made.delete_version(KEY, made.find(KEY, 4))
+    assert [told(made, number) for number in (3, 4, 6)] == [VersionEvicted, VersionDeleted, UnknownVersion]
+
+
+def test_a_model_that_is_made_again_knows_which_numbers_went_with_the_old_one() -> None:
+    made = catalog(keep=2)
+    for number in range(1, 6):
+        add(made, number)
+    made.delete(KEY, 7)
+    made.create(KEY, 2)
+    assert {told(made, number) for number in range(1, 8)} == {VersionDeleted} and told(made, 8) is UnknownVersion
+    add(made, 8)
+    assert numbers(made) == [8] and told(made, 9) is UnknownVersion
+
+
+def test_what_a_start_knows_of_deletions_is_told() -> None:
+    made = catalog()
+    made.load(info(9, archived=True, pinned=True), bytes(16))
+    made.load_deleted(KEY, ((5, 6), (11, 12)), 3)
+    assert [told(made, number) for number in (3, 4, 6, 8, 12, 13)] == [
+        VersionDeleted,
+        VersionEvicted,
+        VersionDeleted,
+        VersionEvicted,
+        VersionDeleted,
+        UnknownVersion,
+    ]
+    made.load_deleted(OTHER, (), 4)
+    made.create(OTHER, 1)
+    with pytest.raises(VersionDeleted):
+        made.find(OTHER, 4)
+    with pytest.raises(Refused, match="version 9 is pinned"):
+        made.require_version_deletable(KEY, 9, force=False)
+    assert made.require_version_deletable(KEY, 9, force=True) is made.find(KEY, 9)
+    made.load_deleted(KEY, (), 0)
+
+
+def test_what_is_remembered_of_deletions_does_not_grow_with_them() -> None:
+    made = catalog(keep=1)
+    for number in range(1, 9001):
+        add(made, number)
+        if number % 3 == 0:
+            made.delete_version(KEY, made.find(KEY, number))
+    line = made._line(KEY)
+    assert len(line.deleted) <= 1001 and told(made, 9000) is VersionDeleted
+
+
+def test_a_pinned_transient_version_stays_in_memory_and_leaves_when_it_is_let_go() -> None:
+    made = catalog(keep=2, keep_large=1, expiry=10, budget=100)
+    add(made, 1, size=LARGE)
+    made.set_pinned(made.find(KEY, 1), pinned=True)
+    for number in range(2, 9):
+        add(made, number, size=LARGE, now=100.0 * number)
+    assert numbers(made) == [1, 8] and made.pinned_bytes == made.held_bytes == 10
+    assert made.expired(1e6) == [] and made.reserve("policy", 80, 0) == []
+    with pytest.raises(BudgetExceeded):
+        made.reserve("policy", 81, 0)
+    made.set_pinned(made.find(KEY, 1), pinned=False)
+    assert made.held_bytes == made.held_count == made.pinned_bytes == 0
+    assert [kept.info.number for kept in made.expired(1e6)] == [1]
+
+
+def test_pins_of_transient_versions_have_a_limit_and_those_of_archived_ones_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = catalog(budget=100)
+    for number in range(1, 8):
+        add(made, number)
+    for number in range(1, 6):
+        made.set_pinned(made.find(KEY, number), pinned=True)
+    with pytest.raises(PinsExceeded) as refused:
+        made.set_pinned(made.find(KEY, 6), pinned=True)
+    assert (refused.value.size, refused.value.pinned, refused.value.count, refused.value.budget) == (10, 50, 5, 50)
+    made.replace(made.find(KEY, 6), archived=True)
+    assert made.set_pinned(made.find(KEY, 6), pinned=True).pinned
+    made.replace(made.find(KEY, 1), archived=True)
+    assert made.find(KEY, 1).info.pinned and made.held_bytes == 40, "the disk holds it now"
+    monkeypatch.setattr("broadcaster.catalog.PINS", 4)
+    with pytest.raises(PinsExceeded):
+        made.set_pinned(made.find(KEY, 7), pinned=True)
+
+
+def test_what_is_being_deleted_gets_no_name_any_more() -> None:
+    made = catalog()
+    add(made, 1)
+    made.find(KEY, 1).leaving = True
+    with pytest.raises(VersionDeleted):
+        made.set_alias(KEY, "champion", 1, None)
+    with pytest.raises(VersionDeleted):
+        made.find_staying(KEY, 1)
+
+
+def test_what_got_a_hold_since_a_policy_was_asked_is_not_pruned() -> None:
+    made = catalog()
+    for number in range(1, 8):
+        made.load(info(number, archived=True), bytes(16))
+    made.set_alias(KEY, "champion", 1, None)
+    made.set_pinned(made.find(KEY, 2), pinned=True)
+    made.find(KEY, 3).leaving = True
+    made.delete_version(KEY, made.find(KEY, 4))
+    add(made, 8)
+    assert [one.number for one in made.archived(KEY)] == [1, 2, 5, 6, 7]
+    assert [kept.info.number for kept in made.prunable(KEY, range(1, 9))] == [5, 6]
+    assert made.prunable(OTHER, [1]) == []
+    made.update(KEY, retention={"last": 1})
+    assert made.retained() == [KEY] and made.has_retention(KEY) and not made.has_retention(OTHER)
 
 
 # --- everything at once --------------------------------------------------------------------------------------------
@@ -336,6 +456,16 @@ class Known:
     resident: bool = True
     pins: int = 0
     loss: float = math.nan
+    pinned: bool = False
+    """By a user."""
+
+    @property
+    def held(self) -> bool:
+        return self.pinned and self.resident and not self.archived
+
+    @property
+    def stays(self) -> bool:
+        return self.pins > 0 or self.held
 
 
 class CatalogMachine(RuleBasedStateMachine):
@@ -379,7 +509,7 @@ class CatalogMachine(RuleBasedStateMachine):
             del self.models[key][number]
 
     def expire(self) -> set[tuple[tuple[str, str], int]]:
-        due = [(k, n) for k, n, one in self.superseded() if not one.pins and self.now - one.at >= self.retention.expiry]
+        due = [(k, n) for k, n, one in self.superseded() if not one.stays and self.now - one.at >= self.retention.expiry]
         for entry in due:
             self.leave(*entry)
         return set(due)
@@ -388,9 +518,10 @@ class CatalogMachine(RuleBasedStateMachine):
         """Beyond the counts of one model: the oldest that may go."""
         gone = set()
         for keep, large in ((self.retention.keep, False), (self.retention.keep_large, True)):
-            held = sorted(n for n, one in self.models[key].items() if one.resident and (one.size > INLINE or not large))
+            here = [(n, one) for n, one in self.models[key].items() if one.resident and not one.held]
+            held = sorted(n for n, one in here if one.size > INLINE or not large)
             excess = len(held) - keep
-            for number in [n for n in held if not self.models[key][n].pins and n != self.newest(key)][: max(0, excess)]:
+            for number in [n for n in held if not self.models[key][n].stays and n != self.newest(key)][: max(0, excess)]:
                 self.leave(key, number)
                 gone.add((key, number))
         return gone
@@ -418,7 +549,7 @@ class CatalogMachine(RuleBasedStateMachine):
                 self.catalog.reserve(key[1], charge, 0)
             return
         expected = []
-        for entry in [(k, n) for k, n, one in self.superseded() if not one.pins]:
+        for entry in [(k, n) for k, n, one in self.superseded() if not one.stays]:
             if resident + charge <= self.retention.budget:
                 break
             resident -= self.models[entry[0]][entry[1]].charge
@@ -445,6 +576,17 @@ class CatalogMachine(RuleBasedStateMachine):
         if one.resident:
             one.pins += 1
             self.catalog.pin(one.kept)
+
+    @precondition(lambda self: any(self.models.values()))
+    @rule(data=st.data(), pinned=st.booleans())
+    def pin_for_a_user(self, data: st.DataObject, pinned: bool) -> None:
+        one = self.one(data)
+        if pinned and not one.pinned and not one.archived and self.held_bytes() + one.charge > self.retention.budget // 2:
+            with pytest.raises(PinsExceeded):
+                self.catalog.set_pinned(one.kept, pinned=True)
+            return
+        one.pinned = pinned
+        assert self.catalog.set_pinned(one.kept, pinned=pinned).pinned == pinned
 
     @precondition(lambda self: any(self.models.values()))
     @rule(data=st.data())
@@ -514,7 +656,10 @@ class CatalogMachine(RuleBasedStateMachine):
         return sum(one.charge for one in ends if one.resident)
 
     def pinned_bytes(self) -> int:
-        return sum(one.charge for _, _, one in self.superseded() if one.pins)
+        return sum(one.charge for _, _, one in self.superseded() if one.stays)
+
+    def held_bytes(self) -> int:
+        return sum(one.charge for versions in self.models.values() for one in versions.values() if one.held)
 
     # what always holds
 
@@ -523,6 +668,8 @@ class CatalogMachine(RuleBasedStateMachine):
         made = self.catalog
         assert made.newest_bytes == self.newest_bytes()
         assert made.pinned_bytes == self.pinned_bytes()
+        assert made.held_bytes == self.held_bytes()
+        assert made.held_count == sum(one.held for versions in self.models.values() for one in versions.values())
         assert made.resident_bytes == self.newest_bytes() + sum(one.charge for _, _, one in self.superseded())
         assert (made.model_count, made.version_count) == (len(self.models), sum(map(len, self.models.values())))
 
@@ -540,6 +687,11 @@ class CatalogMachine(RuleBasedStateMachine):
                 for number, one in versions.items():
                     kept = self.catalog.find(key, number)
                     assert kept is one.kept and self.catalog.holds(kept) and kept.resident == one.resident
+                    assert (kept.held, kept.info.pinned) == (one.held, one.pinned)
+                pinned = sorted(number for number, one in versions.items() if one.pinned)
+                if pinned and not self.aliases[key]:
+                    with pytest.raises(Refused, match=f"version {pinned[0]} "):
+                        self.catalog.require_deletable(key, force=False)
             newest = self.catalog.newest(key)
             assert (newest.info.number if newest else 0) == max(versions, default=0)
 
