@@ -10,14 +10,16 @@ from typing import Any, TypeVar
 
 from broadcaster.protocol import messages as m
 from broadcaster.protocol.errors import BroadcasterError, InvalidRequest
+from broadcaster.protocol.limits import PAGE
 from broadcaster.protocol.names import check_name
 from broadcaster.protocol.subscriber import SubscriberInfo
 from broadcaster.protocol.version import ModelInfo, VersionInfo
-from clients._checks import check_annotations, check_metrics, check_ref, check_tags, check_timeout, check_user_data
+from clients._checks import check_annotations, check_description, check_metrics, check_ref, check_tags, check_timeout, check_user_data
 from clients._driver import futures
 from clients._driver.asking import Ask
 from clients._driver.fetching import Fetch
 from clients._driver.loop import Driver
+from clients._filter import Where, conditions_of
 from clients.buffers import BufferPool, Bytes, allocate, array_of, view_of
 from clients.timing import Timed, timed
 
@@ -62,20 +64,32 @@ class Calls:
     # --- models ----------------------------------------------------------------------------------------------------
 
     def create(
-        self, model_id: str, user_data: Mapping[str, str] | None, tags: Mapping[str, str] | None, *, exist_ok: bool
+        self,
+        model_id: str,
+        user_data: Mapping[str, str] | None,
+        tags: Mapping[str, str] | None,
+        description: str,
+        *,
+        exist_ok: bool,
     ) -> Future[ModelInfo]:
         data, marks = check_user_data(user_data), check_user_data(tags, field="tags")
         check_annotations(user_data=data, tags=marks)
         fields = {"model_id": check_name("model", model_id), "user_data": data, "tags": marks, "exist_ok": bool(exist_ok)}
-        return self._ask(m.CreateModel, m.Model, _model, **fields)
+        return self._ask(m.CreateModel, m.Model, _model, **fields, description=check_description(description) or None)
 
     def model(self, model_id: str) -> Future[ModelInfo]:
         return self._ask(m.GetModel, m.Model, _model, model_id=check_name("model", model_id))
 
-    def update(self, model_id: str, user_data: Mapping[str, str]) -> Future[ModelInfo]:
+    def update(self, model_id: str, user_data: Mapping[str, str], description: str | None) -> Future[ModelInfo]:
         data = check_user_data(user_data)
         check_annotations(user_data=data)
-        return self._ask(m.UpdateModel, m.Model, _model, model_id=check_name("model", model_id), user_data=data)
+        text = None if description is None else check_description(description)
+        fields = {"model_id": check_name("model", model_id), "user_data": data, "description": text}
+        return self._ask(m.UpdateModel, m.Model, _model, **fields)
+
+    def describe_model(self, model_id: str, description: str) -> Future[ModelInfo]:
+        fields = {"model_id": check_name("model", model_id), "description": check_description(description)}
+        return self._ask(m.Describe, m.Model, _model, **fields)
 
     def delete_model(self, model_id: str, *, force: bool) -> Future[None]:
         return self._ask(m.DeleteModel, m.Deleted, _nothing, model_id=check_name("model", model_id), force=bool(force))
@@ -92,11 +106,35 @@ class Calls:
     def get(self, model_id: str, ref: int | str) -> Future[VersionInfo]:
         return self._ask(m.GetVersion, m.Version, _version, model_id=check_name("model", model_id), ref=check_ref(ref))
 
-    def best(self, model_id: str, metric: str, mode: str) -> Future[VersionInfo]:
+    def best(self, model_id: str, metric: str, mode: str, where: Where | None) -> Future[VersionInfo]:
         if mode not in ("max", "min"):
             raise InvalidRequest(field="mode", reason=f"{mode!r} is neither 'max' nor 'min'")
         fields = {"model_id": check_name("model", model_id), "metric": metric, "mode": mode}
-        return self._ask(m.Best, m.Version, _version, **fields)
+        return self._ask(m.Best, m.Version, _version, **fields, where=conditions_of(where) or None)
+
+    def search(
+        self, model_id: str | None, where: Where | None, order: str | None, limit: int | None
+    ) -> Callable[[str | None, int], Future[Page[VersionInfo]]]:
+        """Asks for the page behind a cursor, when so many were found before it."""
+        fields: dict[str, Any] = {"where": conditions_of(where), "order": order}
+        if model_id is not None:
+            fields["model_id"] = check_name("model", model_id)
+        if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
+            raise InvalidRequest(field="limit", reason=f"{limit!r} is not a number of versions above 0")
+
+        def page(after: str | None, found: int) -> Future[Page[VersionInfo]]:
+            left = None if limit is None else min(limit - found, PAGE)
+            return self._ask(m.Search, m.Found, lambda page: (page.versions, page.next), **fields, after=after, limit=left)
+
+        return page
+
+    def describe_version(self, model_id: str, ref: int | str, description: str) -> Future[VersionInfo]:
+        text = check_description(description)
+
+        def describe(number: int) -> Future[VersionInfo]:
+            return self._ask(m.Describe, m.Version, _version, model_id=model_id, number=number, description=text)
+
+        return self._with_number(model_id, ref, describe)
 
     def archive(self, model_id: str, ref: int | str) -> Future[VersionInfo]:
         return self._ask(m.Archive, m.Version, _version, model_id=check_name("model", model_id), ref=check_ref(ref))

@@ -9,7 +9,7 @@ from typing import Any
 
 from broadcaster.protocol.errors import InvalidRequest
 from broadcaster.protocol.frames import encoded_size
-from broadcaster.protocol.limits import ANNOTATIONS, NAME
+from broadcaster.protocol.limits import ANNOTATIONS, DESCRIPTION, NAME
 
 
 def check_user_data(user_data: Mapping[str, str] | None, *, field: str = "user_data") -> dict[str, str]:
@@ -44,6 +44,19 @@ def check_annotations(**given: Mapping[str, Any]) -> None:
         raise InvalidRequest(field=" and ".join(given), reason=str(error)) from None
     if size > ANNOTATIONS:
         raise InvalidRequest(field=" and ".join(given), reason=f"{size} bytes are over the limit of {ANNOTATIONS} bytes")
+
+
+def check_description(description: str) -> str:
+    """Text that is not too long. Raises InvalidRequest."""
+    if not isinstance(description, str):
+        raise InvalidRequest(field="description", reason=f"must be text, not {type(description).__name__}")
+    try:
+        size = len(description.encode())
+    except ValueError as error:  # Half of a surrogate pair, for instance.
+        raise InvalidRequest(field="description", reason=str(error)) from None
+    if size > DESCRIPTION:
+        raise InvalidRequest(field="description", reason=f"{size} bytes are over the limit of {DESCRIPTION} bytes")
+    return str(description)
 
 
 def check_ref(ref: int | str) -> int | str:

@@ -14,21 +14,25 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Generator, Mapping
 from concurrent.futures import Future
 from contextlib import AbstractContextManager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
+from broadcaster.protocol.messages import Pruned
 from broadcaster.protocol.names import DEFAULT_NAMESPACE
 from broadcaster.protocol.subscriber import SubscriberInfo
 from broadcaster.protocol.version import ModelInfo, VersionInfo
 from clients import codec
-from clients._calls import Calls
+from clients._calls import Calls, Page
 from clients._driver.delivery import Kind
+from clients._filter import Where
 from clients.buffers import Bytes, view_of_array
 from clients.client import Client, Opening
 from clients.codec import files
 from clients.draft import Draft
 from clients.publisher import LOOK, TIMEOUT, AckCounts, Progress, Publisher
 from clients.registry import READ_TIMEOUT, Ref
+from clients.retention import Best, PruneResult, joined, policy_of
 from clients.snapshot import Snapshot
 from clients.subscriber import Every, Lag, Subscriber, SubscriberStats
 from clients.timing import Timed
@@ -344,15 +348,16 @@ class AsyncRegistry:
         *,
         user_data: Mapping[str, str] | None = None,
         tags: Mapping[str, str] | None = None,
+        description: str = "",
         exist_ok: bool = False,
     ) -> ModelInfo:
-        return await asyncio.wrap_future(self._calls.create(model_id, user_data, tags, exist_ok=exist_ok))
+        return await asyncio.wrap_future(self._calls.create(model_id, user_data, tags, description, exist_ok=exist_ok))
 
     async def model(self, model_id: str) -> ModelInfo:
         return await asyncio.wrap_future(self._calls.model(model_id))
 
-    async def update(self, model_id: str, user_data: Mapping[str, str]) -> ModelInfo:
-        return await asyncio.wrap_future(self._calls.update(model_id, user_data))
+    async def update(self, model_id: str, user_data: Mapping[str, str], *, description: str | None = None) -> ModelInfo:
+        return await asyncio.wrap_future(self._calls.update(model_id, user_data, description))
 
     async def delete_model(self, model_id: str, *, force: bool = False) -> None:
         await asyncio.wrap_future(self._calls.delete_model(model_id, force=force))
@@ -378,8 +383,30 @@ class AsyncRegistry:
     async def get(self, model_id: str, ref: Ref = -1) -> AsyncStoredVersion:
         return AsyncStoredVersion(self._calls, await asyncio.wrap_future(self._calls.get(model_id, ref)))
 
-    async def best(self, model_id: str, metric: str, *, mode: str = "max") -> AsyncStoredVersion:
-        return AsyncStoredVersion(self._calls, await asyncio.wrap_future(self._calls.best(model_id, metric, mode)))
+    async def best(self, model_id: str, metric: str, *, mode: str = "max", where: Where | None = None) -> AsyncStoredVersion:
+        return AsyncStoredVersion(self._calls, await asyncio.wrap_future(self._calls.best(model_id, metric, mode, where)))
+
+    def search(
+        self,
+        model_id: str | None = None,
+        where: Where | None = None,
+        *,
+        order: str | None = None,
+        limit: int | None = None,
+    ) -> AsyncIterator[VersionInfo]:
+        return self._found(self._calls.search(model_id, where, order, limit), limit)
+
+    async def _found(
+        self, ask: Callable[[str | None, int], Future[Page[VersionInfo]]], limit: int | None
+    ) -> AsyncIterator[VersionInfo]:
+        after, count = None, 0
+        while True:
+            page, after = await asyncio.wrap_future(ask(after, count))
+            for version in page:
+                yield version
+            count += len(page)
+            if after is None or count == limit:
+                return
 
     async def archive(self, model_id: str, ref: Ref = -1) -> VersionInfo:
         return await asyncio.wrap_future(self._calls.archive(model_id, ref))
@@ -395,8 +422,48 @@ class AsyncRegistry:
             return await asyncio.wrap_future(self._calls.tag_model(model_id, tags))
         return await asyncio.wrap_future(self._calls.tag_version(model_id, ref, tags))
 
+    async def describe(self, model_id: str, description: str, *, ref: Ref | None = None) -> ModelInfo | VersionInfo:
+        if ref is None:
+            return await asyncio.wrap_future(self._calls.describe_model(model_id, description))
+        return await asyncio.wrap_future(self._calls.describe_version(model_id, ref, description))
+
     async def set_alias(self, model_id: str, alias: str, ref: Ref | None, *, expect: int | None = None) -> ModelInfo:
         return await asyncio.wrap_future(self._calls.set_alias(model_id, alias, ref, expect))
+
+    async def retention(
+        self,
+        model_id: str,
+        *,
+        last: int | None = None,
+        every: int | None = None,
+        best: Best | None = None,
+        age: float | timedelta | None = None,
+    ) -> ModelInfo:
+        return await asyncio.wrap_future(self._calls.set_retention(model_id, policy_of(last, every, best, age)))
+
+    async def prune(
+        self,
+        model_id: str,
+        *,
+        last: int | None = None,
+        every: int | None = None,
+        best: Best | None = None,
+        age: float | timedelta | None = None,
+        dry_run: bool = False,
+        force: bool = False,
+    ) -> PruneResult:
+        policy, pages, after = policy_of(last, every, best, age), list[Pruned](), None
+        while not pages or after is not None:
+            page = self._calls.prune(model_id, policy, after, dry_run=dry_run, force=force)
+            pages.append(await asyncio.wrap_future(page))
+            after = pages[-1].next
+        return joined(pages)
+
+    async def pin(self, model_id: str, ref: Ref = -1) -> VersionInfo:
+        return await asyncio.wrap_future(self._calls.pin(model_id, ref, pinned=True))
+
+    async def unpin(self, model_id: str, ref: Ref) -> VersionInfo:
+        return await asyncio.wrap_future(self._calls.pin(model_id, ref, pinned=False))
 
     async def give_up_term(self, model_id: str) -> int | None:
         return await asyncio.wrap_future(self._calls.give_up_term(model_id, None))

@@ -410,6 +410,114 @@ def test_versions_are_found_by_number_place_and_alias(client: Any, model: str) -
         registry.get(model, 2)
 
 
+def test_models_and_versions_are_described(client: Any, model: str) -> None:
+    registry = client.registry
+    assert registry.create(model, description="what it is for").description == "what it is for"
+    assert registry.update(model, {"a": "1"}).description == "what it is for"
+    assert registry.update(model, {"a": "2"}, description="").description == ""
+    assert registry.describe(model, "naïve ✓").description == "naïve ✓" and registry.model(model).user_data == {"a": "2"}
+    client.publisher(model).publish(weights(1), archived=True)
+    assert registry.describe(model, "good", ref=-1).description == "good"
+    assert [version.description for version in registry.versions(model)] == ["good"]
+    assert registry.describe(model, "x" * 4096, ref=1).description == "x" * 4096
+    for wrong in ("x" * 4097, "✓" * 1366, "\ud800", 5):
+        with pytest.raises(clients.InvalidRequest, match="description"):
+            registry.describe(model, wrong)
+    registry.set_tags(model, {"long": "x" * 10_000})
+    registry.describe(model, "y" * 4096)
+    registry.set_tags(model, {"longer": "x" * 2_000})
+    with pytest.raises(clients.InvalidRequest, match="user_data, metrics, tags and description: 1[67]"):
+        registry.set_tags(model, {"longest": "x" * 1_000})
+
+
+def test_versions_are_found_by_what_is_known_of_them(client: Any, model: str) -> None:
+    publisher, registry = client.publisher(model), client.registry
+    for step, value in enumerate((200.0, 100.0, 300.0, float("nan"), 300.0), 1):
+        publisher.publish(weights(step), metrics={"return": value}, user_data={"step": str(step * 100)}, archived=step == 3)
+    for number in (1, 3, 4):
+        registry.set_tags(model, {"stage": "candidate"}, ref=number)
+
+    def found(where: Any = None, **more: Any) -> list[int]:
+        return [version.number for version in registry.search(model, where, **more)]
+
+    assert found() == [5, 4, 3, 2, 1]
+    assert found("metrics.return >= 200 and tags.stage = 'candidate'", order="-metrics.return") == [3, 1]
+    assert found([("metrics.return", ">=", 200), ("tags.stage", "=", "candidate")], order="metrics.return") == [1, 3]
+    assert found(order="-metrics.return") == [5, 3, 1, 2, 4] and found(order="metrics.return") == [2, 1, 5, 3, 4]
+    assert found(order="-metrics.return", limit=2) == [5, 3]
+    assert found("user_data.step > 300", order="user_data.step") == [4, 5]
+    assert found("archived = true") == [3] and found("tags.stage missing", order="number") == [2, 5]
+    registry.set_alias(model, "champion", 3)
+    assert found("alias = 'champion'") == [3] and found("alias exists and archived = false") == []
+    assert found(f"model_id = '{model}'", order="size") == [5, 4, 3, 2, 1]
+    everywhere = [version for version in registry.search(where=f"model_id = '{model}'")]
+    assert [(version.model_id, version.number) for version in everywhere] == [(model, number) for number in (5, 4, 3, 2, 1)]
+    assert registry.best(model, "return").info.number == 5
+    assert registry.best(model, "return", where="tags.stage = 'candidate'").info.number == 3
+    with pytest.raises(clients.UnknownVersion, match="with metric return"):
+        registry.best(model, "return", where="number > 9")
+
+
+def test_a_long_search_comes_in_pages_and_misses_nothing(client: Any, model: str) -> None:
+    publisher, registry = client.publisher(model), client.registry
+    for number in range(60):
+        publisher.publish(b"x", metrics={"m": float(number % 7)}, user_data={"text": "x" * 8000})
+    versions = iter(registry.search(model, order="-metrics.m"))
+    first = [next(versions).number for _ in range(10)]
+    registry.delete(model, first[9])
+    for number in (54, 45):
+        if number not in first:
+            registry.delete(model, number)
+    publisher.publish(b"x", metrics={"m": 9.0})
+    rest = [version.number for version in versions]
+    expected = sorted(range(1, 61), key=lambda number: (-((number - 1) % 7), -number))
+    assert first == expected[:10] and set(expected) - {54, 45} <= {*first, *rest} and len({*first, *rest}) == len(first + rest)
+    assert [version.number for version in registry.search(model, "metrics.m < 2", limit=3)] == [58, 57, 51]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "field", "words"),
+    [
+        ({"where": "metrics.return >> 5"}, "where", "position 17"),
+        ({"where": [("number", "~", 5)]}, "where", "number"),
+        ({"where": "nothing = 5"}, "where", "is no field"),
+        ({"order": "nothing"}, "order", "is no field"),
+        ({"limit": 0}, "limit", "above 0"),
+        ({"where": " and ".join(["number > 0"] * 33)}, "where", "limit of 32"),
+    ],
+)
+def test_a_wrong_search_is_told_with_what_is_wrong(
+    client: Any, model: str, arguments: dict[str, Any], field: str, words: str
+) -> None:
+    client.registry.create(model)
+    with pytest.raises(clients.InvalidRequest, match=words) as refused:
+        list(client.registry.search(model, **arguments))
+    assert refused.value.facts["field"] == field
+    with pytest.raises(clients.UnknownModel):
+        list(client.registry.search(f"{model}-no"))
+
+
+@pytest.mark.parametrize("size", [1000, 3 * MIB + 5])
+def test_a_version_that_leaves_between_look_up_and_reading_is_whole_or_clearly_gone(client: Any, model: str, size: int) -> None:
+    publisher, registry = client.publisher(model), client.registry
+    for value in range(3):
+        publisher.publish(bytes([value]) * size)
+    found = [registry.get(model, number) for number in (1, 2, 3)]
+    for value in range(3, 12 if size > INLINE else 3):
+        publisher.publish(bytes([value]) * size)  # Eight large ones are kept: the first three leave.
+    if size <= INLINE:
+        for number in (1, 2):
+            registry.delete(model, number)
+    for number, version in enumerate(found, 1):
+        try:
+            assert version.read() == bytes([number - 1]) * size
+            gone = False
+        except (clients.VersionEvicted, clients.UnknownVersion) as error:
+            assert error.facts["number"] == number
+            gone = True
+        assert gone == (size > INLINE or number < 3)
+
+
 def test_tags_and_metrics_are_added_and_removed(client: Any, model: str) -> None:
     client.publisher(model).publish(weights(1))
     registry = client.registry
