@@ -49,12 +49,14 @@ from broadcaster.protocol.errors import (
     VersionSuperseded,
 )
 from broadcaster.protocol.hops import ErrorDetail, Hop
+from broadcaster.protocol.retention import RetentionPolicy
 from broadcaster.protocol.subscriber import SubscriberInfo
 from broadcaster.protocol.version import DIRECTORY, OPAQUE, TENSORS, ModelInfo, VersionInfo
 from clients.client import Client, connect
 from clients.draft import Draft
 from clients.publisher import AckCounts, Publisher
 from clients.registry import Registry, StoredVersion
+from clients.retention import PruneResult
 from clients.snapshot import Snapshot
 from clients.subscriber import Every, Lag, Subscriber, SubscriberStats
 from clients.timing import Timed
@@ -93,12 +95,14 @@ __all__ = [
     "PayloadTooLarge",
     "PinsExceeded",
     "ProtocolError",
+    "PruneResult",
     "Publisher",
     "Refused",
     "Registry",
     "RemoteProtocolError",
     "RequestError",
     "RequestTimeout",
+    "RetentionPolicy",
     "SizeMismatch",
     "Snapshot",
     "StoreCorrupt",

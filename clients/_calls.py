@@ -12,9 +12,18 @@ from broadcaster.protocol import messages as m
 from broadcaster.protocol.errors import BroadcasterError, InvalidRequest
 from broadcaster.protocol.limits import PAGE
 from broadcaster.protocol.names import check_name
+from broadcaster.protocol.retention import RetentionPolicy
 from broadcaster.protocol.subscriber import SubscriberInfo
 from broadcaster.protocol.version import ModelInfo, VersionInfo
-from clients._checks import check_annotations, check_description, check_metrics, check_ref, check_tags, check_timeout, check_user_data
+from clients._checks import (
+    check_annotations,
+    check_description,
+    check_metrics,
+    check_ref,
+    check_tags,
+    check_timeout,
+    check_user_data,
+)
 from clients._driver import futures
 from clients._driver.asking import Ask
 from clients._driver.fetching import Fetch
@@ -183,6 +192,24 @@ class Calls:
 
         return move(None) if ref is None else self._with_number(model_id, ref, move)
 
+    # --- what is kept ----------------------------------------------------------------------------------------------
+
+    def set_retention(self, model_id: str, policy: RetentionPolicy | None) -> Future[ModelInfo]:
+        fields = {"model_id": check_name("model", model_id), "retention": None if policy is None else policy.write()}
+        return self._ask(m.SetRetention, m.Model, _model, **fields)
+
+    def prune(
+        self, model_id: str, policy: RetentionPolicy | None, after: int | None, *, dry_run: bool, force: bool
+    ) -> Future[m.Pruned]:
+        """Of one page; `next` is where the following one begins."""
+        fields = {"model_id": check_name("model", model_id), "retention": None if policy is None else policy.write()}
+        flags = {"dry_run": bool(dry_run), "force": bool(force)}
+        return self._ask(m.Prune, m.Pruned, _itself, **fields, **flags, after=after)
+
+    def pin(self, model_id: str, ref: int | str, *, pinned: bool) -> Future[VersionInfo]:
+        fields = {"model_id": check_name("model", model_id), "ref": check_ref(ref), "pinned": pinned}
+        return self._ask(m.Pin, m.Version, _version, **fields)
+
     # --- terms -----------------------------------------------------------------------------------------------------
 
     def take_term(self, model_id: str, publisher: bytes) -> Future[int]:
@@ -202,10 +229,6 @@ class Calls:
     def ping(self) -> Future[Timed]:
         timings: list[Timed] = []
         return self._ask(m.Ping, m.Pong, timed("ping", lambda _: timings[0], timings), timing=True)
-
-    def subscribers(self, model_id: str, after: bytes | None) -> Future[Page[SubscriberInfo]]:
-        fields = {"model_id": check_name("model", model_id), "after": after}
-        return self._ask(m.ListSubscribers, m.Subscribers, lambda page: (page.subscribers, page.next), **fields)
 
     def stats(self) -> Future[Mapping[str, float]]:
         return self._ask(m.GetStats, m.Stats, operator.attrgetter("values"))
@@ -260,6 +283,10 @@ def _tags(tags: Mapping[str, str | None]) -> dict[str, str | None]:
 
 _version = operator.attrgetter("version")
 _model = operator.attrgetter("model")
+
+
+def _itself(answer: m.Pruned) -> m.Pruned:
+    return answer
 
 
 def _nothing(_: object) -> None:

@@ -135,7 +135,8 @@ class Broker:
     # --- begun again -----------------------------------------------------------------------------------------------
 
     def _again(self, begin: Begin, caller: Caller, now: float) -> bool:
-        """Whether this upload id is known; it is answered then. Raises AlreadyExists when it is another payload's."""
+        """Whether this upload id is known; it is answered then. Raises AlreadyExists when it is another payload's, VersionDeleted
+        when what came of it was deleted."""
         upload = self._uploads.under_way.get(begin.upload_id)
         if upload is not None:
             require_same(begin, upload.key, upload.begin.size)
@@ -143,7 +144,7 @@ class Broker:
             self.rooms.stats.count("uploads_resumed")
             self._resume(upload, begin, now)
             return True
-        found = self._uploads.outcome(begin.upload_id) or self.archiving.outcome(begin.upload_id)
+        found = self.archiving.outcome(begin.upload_id) or self._uploads.outcome(begin.upload_id)
         if found is None:
             return False
         key, info = found
