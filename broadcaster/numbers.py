@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 Key = tuple[str, str]
 """(namespace, model_id)"""
+NO_MODEL = ("", "")
+"""In the place of a model: the numbers of models without a floor are above this one's."""
 
 FIRST_BLOCK = 1024
 """Numbers reserved for a model whose pace is not known."""
@@ -35,7 +37,8 @@ class Numbers:
     """The lines of numbers of all models, deleted ones included."""
 
     def __init__(self, floors: dict[Key, int]) -> None:
-        self._lines = {key: _Line(floor, floor) for key, floor in floors.items()}
+        self._least = floors.get(NO_MODEL, 0)
+        self._lines = {key: _Line(floor, floor) for key, floor in floors.items() if key != NO_MODEL}
         self._floors = dict(floors)
 
     def take(self, key: Key) -> int | None:
@@ -48,7 +51,7 @@ class Numbers:
 
     def floor(self, key: Key) -> int:
         """The number above which all are of this life, one after the other: those up to it may never have been taken."""
-        return self._floors.get(key, 0)
+        return self._floors.get(key, self._least)
 
     def last(self, key: Key) -> int:
         """The last number taken, 0 for none."""
@@ -57,7 +60,7 @@ class Numbers:
 
     def wants(self, key: Key, now: float) -> int | None:
         """The ceiling to make durable now, or None while there is enough or a reservation is under way."""
-        line = self._lines.setdefault(key, _Line(0, 0))
+        line = self._lines.setdefault(key, _Line(self._least, self._least))
         if line.wanted or line.ceiling - line.used > line.block // 2:
             return None
         if line.refilled is not None and now - line.refilled < LASTS:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from broadcaster import __version__
+from broadcaster.cli.backup import backup, restore
 from broadcaster.cli.command import Group
 from broadcaster.cli.demo import demo
 from broadcaster.cli.exits import EPILOG, Exit
@@ -45,6 +46,8 @@ for command in (
     stats,
     verify,
     rebuild_index,
+    backup,
+    restore,
     demo,
 ):
     main.add_command(command)

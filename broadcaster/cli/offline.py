@@ -3,32 +3,41 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from broadcaster.cli.command import Command, as_json
 from broadcaster.cli.exits import Exit
-from broadcaster.cli.output import print_json, size
+from broadcaster.cli.output import print_json, print_table, progress, size
 from broadcaster.cli.text import one_line
 from broadcaster.protocol.errors import DirectoryUnusable
+
+if TYPE_CHECKING:
+    from broadcaster.store.verification import VerifyReport
 
 _ARCHIVE = click.argument("directory", metavar="ARCHIVE_DIR", type=click.Path(path_type=Path))
 
 
 @click.command(cls=Command)
 @_ARCHIVE
+@click.option("--full", is_flag=True, help="Read every byte; that is so without --quick.")
+@click.option("--quick", is_flag=True, help="Only read manifests, and look whether their payloads are there.")
 @as_json
-def verify(directory: Path, as_json: bool) -> None:
+def verify(directory: Path, full: bool, quick: bool, as_json: bool) -> None:
     """Check every byte of an archive.
 
     Needs the broadcaster to be stopped.
 
-    Ends with 1 when something is damaged; a damaged payload is put aside, and never served.
+    Ends with 1 when something is damaged or missing; a damaged payload is put aside, and never served.
     """
-    from broadcaster.store import offline
+    from broadcaster.store.verification import verify as read
 
-    _require_archive(directory)
-    report = offline.verify(directory)
+    if full and quick:
+        raise click.UsageError("--full and --quick are one or the other")
+    require_archive(directory)
+    with progress("reading") as told:
+        report = read(directory, full=not quick, progress=told)
     if as_json:
         print_json(report)
     else:
@@ -36,11 +45,16 @@ def verify(directory: Path, as_json: bool) -> None:
             click.echo(f"damaged: {one_line(problem)}")
         for sha256 in report.restored:
             click.echo(f"restored: payload {sha256} is right, and served again")
-        click.echo(
-            f"{report.versions} version(s), {report.blobs} payload(s), {size(report.bytes)}: {_verdict(len(report.problems))}"
-        )
+        print_table(["", "count"], [[name, str(len(found))] for name, found in _lists(report)])
+        found = f"{report.versions} version(s), {report.blobs} payload(s), {size(report.bytes)} read"
+        click.echo(f"{found}: {_verdict(len(report.problems))}")
     if report.problems:
         click.get_current_context().exit(Exit.FAILED)
+
+
+def _lists(report: VerifyReport) -> list[tuple[str, list[str]]]:
+    names = ("damaged", "missing", "unreadable", "quarantined", "orphans", "restored")
+    return [(name, getattr(report, name)) for name in names]
 
 
 def _verdict(problems: int) -> str:
@@ -59,7 +73,7 @@ def rebuild_index(directory: Path, as_json: bool) -> None:
     """
     from broadcaster.store import offline
 
-    _require_archive(directory)
+    require_archive(directory)
     report = offline.rebuild_index(directory)
     if as_json:
         print_json(report)
@@ -69,7 +83,7 @@ def rebuild_index(directory: Path, as_json: bool) -> None:
     click.echo(f"{report.models} model(s), {report.versions} version(s) in the new index")
 
 
-def _require_archive(directory: Path) -> None:
+def require_archive(directory: Path) -> None:
     """Raises DirectoryUnusable for what is no archive: opening it would make one there."""
     if not (directory / "manifests").is_dir():
         reason = "it is no archive: it has no manifests" if directory.exists() else "it does not exist"

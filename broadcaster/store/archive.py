@@ -72,6 +72,7 @@ class Archive:
 
     def _start(self, now_ms: int, spare: int) -> None:
         layout = self._layout
+        layout.require_archive()
         self._index, self._notes = open_index(layout.index)
         try:
             self._blobs = Blobs(layout.blobs, layout.staging, layout.quarantine, spare)

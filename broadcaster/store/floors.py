@@ -43,7 +43,7 @@ class Term(NamedTuple):
 
 NOBODY = b""
 NO_MODEL = ("", "")
-"""In the place of a model: all terms are above this one's number."""
+"""In the place of a model: all terms are above this one's number, and numbers of models without a ceiling above its ceiling."""
 
 
 def encode(record: Record) -> bytes:
@@ -133,6 +133,18 @@ class Floors:
             return None
         self._append([(TERM, *key, *Term(term.number, NOBODY))])
         return term.number
+
+    def step_over(self, step: int, above: int | None = None) -> None:
+        """This file is older than what was given out since: numbers and terms up to `step` above what it knows count as used.
+
+        That holds for models that it does not know, too. Numbers go on above `above` instead where that is given. Durable.
+        """
+        numbers = {key: self.ceilings.get(key, 0) for key in (*self.ceilings, NO_MODEL)}
+        records: list[Record] = [
+            (RAISE, *key, number + step if above is None else max(number, above)) for key, number in numbers.items()
+        ]
+        records += [(TERM, *key, self.term(key).number + step, NOBODY) for key in {*self.terms, NO_MODEL}]
+        self._append(records)
 
     def begin_epoch(self, epoch: int, *, fresh: bool = True) -> None:
         """Remember the epoch, durably. `fresh`: this is its first one, as far as anybody knows.

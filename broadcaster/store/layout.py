@@ -9,6 +9,9 @@ manifests/<key>/model.manifest        one per model
 staging/                              what is being written; emptied at every start
 trash/                                what was deleted: a name in here is the tombstone until the work is done
 quarantine/                           blobs that were found damaged
+scrub.json                            where the scrub was; may be lost
+backup.json                           only in a backup: says that it is none of ours to write to
+restoring.json                        only while a restore is under way
 """
 
 from __future__ import annotations
@@ -23,6 +26,12 @@ from broadcaster.store.folders import Folder
 INDEX = "index.sqlite3"
 FLOORS = "floors.log"
 KEY = "archive_dir"
+BACKUP = "backup.json"
+RESTORING = "restoring.json"
+_NO_ARCHIVE = {
+    BACKUP: "it is a backup: make an archive of it with `broadcaster restore`",
+    RESTORING: "a restore into it was interrupted: run it again",
+}
 
 
 class Layout:
@@ -51,6 +60,12 @@ class Layout:
     def index(self) -> Path:
         """Where the index is."""
         return self.path / INDEX
+
+    def require_archive(self) -> None:
+        """Raises DirectoryUnusable for a directory that looks like an archive, and must not be used as one."""
+        for name, reason in _NO_ARCHIVE.items():
+            if (self.path / name).exists():
+                raise unusable(self.path, reason)
 
     def close(self) -> None:
         """Close all directories and let go of the lock."""

@@ -169,20 +169,25 @@ def from_disk(fd: int) -> Iterator[memoryview]:
     buffer = memoryview(mmap.mmap(-1, CHUNK))  # Aligned to a page, as O_DIRECT wants it.
     at, size, direct = 0, os.fstat(fd).st_size, _set_direct(fd, on=True)
     while at < size:
-        try:
-            hit("scrub")
-            count = os.preadv(fd, [buffer], at)
-        except OSError as error:
-            if not direct or error.errno != errno.EINVAL:
-                raise
-            direct = _set_direct(fd, on=False)  # A piece that ended early, or a file system that took the flag only.
-            continue
-        if not count:
+        wanted, filled = min(CHUNK, size - at), 0
+        while filled < wanted:
+            try:
+                hit("scrub")
+                count = os.preadv(fd, [buffer[filled:]], at + filled)
+            except OSError as error:
+                if not direct or error.errno != errno.EINVAL:
+                    raise
+                direct = _set_direct(fd, on=False)  # A piece that ended early, or a file system that took the flag only.
+                continue
+            if not count:
+                break
+            filled += count
+        if not filled:
             return
-        yield buffer[:count]
+        yield buffer[:filled]
         if not direct and hasattr(os, "posix_fadvise"):
-            os.posix_fadvise(fd, at, count, os.POSIX_FADV_DONTNEED)
-        at += count
+            os.posix_fadvise(fd, at, filled, os.POSIX_FADV_DONTNEED)
+        at += filled
 
 
 def _set_direct(fd: int, *, on: bool) -> bool:

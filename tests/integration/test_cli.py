@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.broadcaster_process import ROOT, BroadcasterProcess
-from tests.integration.commands import BASE, command, environment, on_terminal, refused
+from tests.integration.commands import BASE, FREE, command, environment, on_terminal, refused
 
 
 @pytest.fixture(scope="module")
@@ -248,8 +248,28 @@ def test_an_archive_is_verified_and_its_index_made_anew(file: Path, tmp_path: Pa
     assert done.returncode == 1 and "damaged: default/weights version 1" in done.stdout
 
 
+def test_an_archive_in_use_is_backed_up_and_restored(file: Path, tmp_path: Path) -> None:
+    backup, new = tmp_path / "backup", tmp_path / "new"
+    with BroadcasterProcess(tmp_path / "life") as process:
+        assert command("publish", file, "--archived", url=process.url).returncode == 0
+        done = command("backup", process.archive_dir, backup, "--json")
+        assert done.returncode == 0 and json.loads(done.stdout)["copied"] == 1, done
+        assert "0 of them copied" in command("backup", process.archive_dir, backup).stdout
+    assert "it is a backup" in refused(command("serve", *FREE, "--archive-dir", backup), 2)
+    done = command("restore", backup, new)
+    assert done.returncode == 0 and "above those of the backup" in done.stdout, done
+    assert command("verify", new, "--quick").stdout.rstrip().endswith("all right")
+    with BroadcasterProcess(tmp_path / "next", archive_dir=new) as process:
+        assert command("fetch", "weights", "1", "--out", tmp_path / "again", url=process.url).returncode == 0
+        assert (tmp_path / "again").read_bytes() == file.read_bytes()
+        done = command("publish", file, "--json", url=process.url)
+        assert json.loads(done.stdout)["number"] > 1_000_000
+
+
 def test_what_is_no_archive_is_not_made_one(tmp_path: Path) -> None:
-    for name in ("verify", "rebuild-index"):
-        assert "it is no archive" in refused(command(name, tmp_path), 2)
-        assert "does not exist" in refused(command(name, tmp_path / "none"), 2)
+    for name in ("verify", "rebuild-index", "backup"):
+        more = [tmp_path / "backup"] if name == "backup" else []
+        assert "it is no archive" in refused(command(name, tmp_path, *more), 2)
+        assert "does not exist" in refused(command(name, tmp_path / "none", *more), 2)
+    assert "it is no backup" in refused(command("restore", tmp_path, tmp_path / "new"), 2)
     assert list(tmp_path.iterdir()) == []

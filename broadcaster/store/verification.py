@@ -1,0 +1,171 @@
+"""Reading an archive whole while no broadcaster uses it, from its files alone: what the scrub does, and what it cannot do."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import xxhash
+
+from broadcaster.protocol.errors import BroadcasterError, DirectoryUnusable, StoreCorrupt
+from broadcaster.store.blobs import Blobs
+from broadcaster.store.copying import name_of
+from broadcaster.store.folders import Folder
+from broadcaster.store.layout import Layout, unusable
+from broadcaster.store.manifests import MODEL_FILE, Manifests, number_of, read_model, read_version
+from broadcaster.store.scrub import from_disk
+from broadcaster.store.values import CHUNK_DIGEST, ArchivedVersion
+
+Progress = Callable[[int, int], None] | None
+"""Told bytes that are done, and bytes in all."""
+
+
+@dataclass(slots=True)
+class VerifyReport:
+    """What was read, and what is wrong: `problems` has a sentence each, the lists after it the SHA-256 of payloads.
+
+    `damaged`: found wrong now, and put aside. `missing`: named by a manifest, and not there. `quarantined`: put aside, now or
+    before. `restored`: left the quarantine, because they are right. `orphans`: named by no manifest, which the next start removes
+    unless a manifest is `unreadable` (those are paths).
+    """
+
+    versions: int = 0
+    blobs: int = 0
+    bytes: int = 0
+    problems: list[str] = field(default_factory=list)
+    damaged: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    quarantined: list[str] = field(default_factory=list)
+    restored: list[str] = field(default_factory=list)
+    orphans: list[str] = field(default_factory=list)
+    unreadable: list[str] = field(default_factory=list)
+
+
+def verify(directory: Path, *, full: bool = True, progress: Progress = None) -> VerifyReport:
+    """Read every manifest and every blob and check all digests, the SHA-256 too. Without `full`, blobs are only looked at.
+
+    A good blob leaves the quarantine, a bad one enters it. Raises DirectoryUnusable when a broadcaster holds the directory.
+    """
+    layout = Layout(directory)
+    try:
+        return _Verification(layout, full, progress).run()
+    except DirectoryUnusable:
+        raise
+    except (OSError, BroadcasterError) as error:
+        raise unusable(directory, str(error)) from error
+    finally:
+        layout.close()
+
+
+class _Verification:
+    def __init__(self, layout: Layout, full: bool, progress: Progress) -> None:
+        self._layout = layout
+        self._full = full
+        self._progress = progress
+        self._blobs = Blobs(layout.blobs, layout.staging, layout.quarantine)
+        self._report = VerifyReport()
+
+    def run(self) -> VerifyReport:
+        report = self._report
+        if self._full:
+            self._acquit()
+        by_blob: dict[str, list[ArchivedVersion]] = {}
+        for version in self._manifested():
+            report.versions += 1
+            by_blob.setdefault(version.sha256, []).append(version)
+        total, done = sum(versions[0].info.size for versions in by_blob.values()), 0
+        for sha256, versions in by_blob.items():
+            self._blob(sha256, versions)
+            done += versions[0].info.size
+            if self._progress is not None:
+                self._progress(done, total)
+        report.orphans = sorted(sha256 for sha256 in self._blobs.names() if sha256 not in by_blob)
+        report.quarantined = sorted(self._blobs.quarantined())
+        return report
+
+    def _acquit(self) -> None:
+        for sha256 in list(self._blobs.quarantined()):
+            fd = self._layout.quarantine.open_file(sha256)
+            try:
+                whole = hashlib.sha256()
+                for piece in from_disk(fd):
+                    whole.update(piece)
+            finally:
+                os.close(fd)
+            if whole.hexdigest() == sha256:
+                self._blobs.restore(sha256)
+                self._report.restored.append(sha256)
+
+    def _manifested(self) -> Iterable[ArchivedVersion]:
+        manifests = Manifests(self._layout.manifests, self._layout.staging)
+        for key in manifests.keys():
+            with manifests.folder.folder(key, create=False) as model:
+                names = [name for name, _ in model.scan()]
+                if MODEL_FILE in names:
+                    try:
+                        read_model(model)
+                    except StoreCorrupt as error:
+                        self._unreadable(model, MODEL_FILE, error)
+                for number in sorted(found for name in names if (found := number_of(name)) is not None):
+                    try:
+                        yield read_version(model, number)
+                    except StoreCorrupt as error:
+                        self._unreadable(model, f"{number}.manifest", error)
+
+    def _unreadable(self, model: Folder, name: str, error: StoreCorrupt) -> None:
+        self._report.unreadable.append(model.path(name))
+        self._report.problems.append(str(error))
+
+    def _blob(self, sha256: str, versions: list[ArchivedVersion]) -> None:
+        report = self._report
+        try:
+            reasons = list(self._faults(sha256, versions))
+        except FileNotFoundError:
+            if sha256 in self._blobs.quarantined():
+                reasons = ["its payload is damaged, and in quarantine"]
+            else:
+                reasons = ["the blob is missing"]
+                report.missing.append(sha256)
+        except StoreCorrupt as error:
+            reasons = [str(error)]
+        else:
+            report.damaged += [sha256] if reasons else []
+        if reasons:
+            names = ", ".join(map(name_of, versions))
+            report.problems += [f"{names}: {reason}" for reason in reasons]
+            self._blobs.set_aside(sha256)
+
+    def _faults(self, sha256: str, versions: list[ArchivedVersion]) -> Iterable[str]:
+        fd = self._blobs.open(sha256)
+        try:
+            self._report.blobs += 1
+            if not self._full:
+                size = os.fstat(fd).st_size
+                yield from (f"the blob has {size} bytes, not {one.info.size}" for one in versions if one.info.size != size)
+                return
+            whole, short, chunks, size = hashlib.sha256(), xxhash.xxh3_128(), bytearray(), 0
+            for piece in from_disk(fd):
+                whole.update(piece)
+                short.update(piece)
+                chunks += xxhash.xxh3_128_digest(piece)
+                size += len(piece)
+        finally:
+            os.close(fd)
+        self._report.bytes += size
+        for version in versions:
+            if size != version.info.size:
+                yield f"the blob has {size} bytes, not {version.info.size}"
+            elif bytes(chunks) != version.chunk_digests:
+                yield f"chunk {_first_difference(chunks, version.chunk_digests)} is damaged"
+            elif whole.hexdigest() != sha256 or short.hexdigest() != version.info.digest:
+                yield "its digests do not agree with its manifest"
+
+
+def _first_difference(found: bytes | bytearray, expected: bytes) -> int:
+    return (
+        next((at for at in range(0, len(expected), CHUNK_DIGEST) if found[at : at + 16] != expected[at : at + 16]), 0)
+        // CHUNK_DIGEST
+    )
