@@ -164,5 +164,5 @@ class Uploads:
             self._finished.popitem(last=False)
 
     def outcome(self, upload_id: bytes) -> tuple[Key, VersionInfo] | None:
-        """The version that came of an upload, for as long as that is remembered; `Archiving` knows whether it was deleted since."""
+        """The version that came of an upload, for as long as that is remembered, also when it was deleted since."""
         return self._finished.get(upload_id)

@@ -12,6 +12,8 @@ from broadcaster.cli.exits import EPILOG, Exit
 from broadcaster.cli.models import archive, delete, give_up_term, models, stats, subscribers, versions
 from broadcaster.cli.offline import rebuild_index, verify
 from broadcaster.cli.ping import ping
+from broadcaster.cli.retention import pin, prune, retention, unpin
+from broadcaster.cli.search import describe, search
 from broadcaster.cli.serve import serve
 from broadcaster.cli.transfer import fetch, publish, watch
 
@@ -38,9 +40,15 @@ for command in (
     watch,
     models,
     versions,
+    search,
+    describe,
     subscribers,
     archive,
     delete,
+    retention,
+    prune,
+    pin,
+    unpin,
     give_up_term,
     ping,
     stats,

@@ -7,7 +7,7 @@ import sys
 import click
 
 from broadcaster.cli.command import WITH_REF, Command, Ref, as_json, at_a_broadcaster, connect
-from broadcaster.cli.output import moment, pairs, print_json, print_table, size
+from broadcaster.cli.output import brief, moment, pairs, print_json, print_table, size
 from broadcaster.protocol.subscriber import SubscriberInfo
 from broadcaster.protocol.version import ModelInfo, VersionInfo
 
@@ -22,15 +22,14 @@ def models(url: str | None, namespace: str, as_json: bool) -> None:
     if as_json:
         print_json(found)
     else:
-        print_table(
-            ["MODEL", "NEWEST", "VERSIONS", "CREATED", "ALIASES", "TAGS", "USER DATA"], [_model(model) for model in found]
-        )
+        columns = ["MODEL", "NEWEST", "VERSIONS", "CREATED", "ALIASES", "TAGS", "USER DATA", "DESCRIPTION"]
+        print_table(columns, [_model(model) for model in found])
 
 
 def _model(model: ModelInfo) -> list[str]:
     newest = "" if model.newest is None else str(model.newest)
     about = [pairs(values) for values in (model.aliases, model.tags, model.user_data)]
-    return [model.model_id, newest, str(model.versions), moment(model.creation_timestamp), *about]
+    return [model.model_id, newest, str(model.versions), moment(model.creation_timestamp), *about, brief(model.description)]
 
 
 @click.command(cls=Command)
@@ -47,13 +46,16 @@ def versions(model: str, url: str | None, namespace: str, as_json: bool) -> None
     if as_json:
         print_json(found)
     else:
-        columns = ["NUMBER", "SIZE", "KEPT", "CREATED", "XXH3-128", "METRICS", "TAGS", "USER DATA"]
-        print_table(columns, [_version(version) for version in found])
+        print_table(VERSION_COLUMNS, [version_row(version) for version in found])
 
 
-def _version(info: VersionInfo) -> list[str]:
-    kept = "archived" if info.archived else "transient"
-    about = [pairs(values) for values in (info.metrics, info.tags, info.user_data)]
+VERSION_COLUMNS = ["NUMBER", "SIZE", "KEPT", "CREATED", "XXH3-128", "METRICS", "TAGS", "USER DATA", "DESCRIPTION"]
+
+
+def version_row(info: VersionInfo) -> list[str]:
+    """What a table says of a version."""
+    kept = ("archived" if info.archived else "transient") + (", pinned" if info.pinned else "")
+    about = [*(pairs(values) for values in (info.metrics, info.tags, info.user_data)), brief(info.description)]
     return [str(info.number), size(info.size), kept, moment(info.creation_timestamp), info.digest, *about]
 
 
@@ -80,7 +82,7 @@ def archive(model: str, ref: int | str, url: str | None, namespace: str, as_json
 @click.command(cls=Command)
 @click.argument("model")
 @click.argument("number", type=click.IntRange(min=1), required=False)
-@click.option("--force", is_flag=True, help="Delete although an alias points there.")
+@click.option("--force", is_flag=True, help="Delete although an alias points there, or it is pinned.")
 @click.option("--yes", is_flag=True, help="Do not ask before deleting a whole model.")
 @at_a_broadcaster
 @as_json
