@@ -61,11 +61,11 @@ class Waiting:
     def __init__(self, front: Front, stats: Stats, clock: Callable[[], float]) -> None:
         self._front = front
         self._stats = stats
-        self._clock = clock
+        self.clock = clock
 
     def require_time(self, waiter: Waiter) -> None:
         """Raises RequestTimeout when the waiter's time is over: nobody waits for what would be done now. On the loop."""
-        if self._clock() >= waiter.expires:
+        if self.clock() >= waiter.expires:
             raise self.expired()
 
     def expired(self) -> RequestTimeout:
@@ -79,7 +79,7 @@ class Waiting:
             waiter.timing.waits()
 
         def begun() -> T:
-            if self._clock() >= waiter.expires:
+            if self.clock() >= waiter.expires:
                 self._front.post(lambda: self._stats.count("requests_expired"))
                 raise _expired()
             if waiter.timing is not None:

@@ -14,8 +14,8 @@ from broadcaster.cli.output import print_json, print_table
 def ping(url: str | None, namespace: str, as_json: bool) -> None:
     """Ask whether a broadcaster answers, and how long that takes.
 
-    One line for each node on the way, the one that answered first: its name and role, how long it had the request, and how much of
-    that the request waited there for a thread. The rest of the round trip is the way itself.
+    One line for each node on the way, the one that answered first: its name and role, how long it had the request, and how much
+    of that the request waited there for a thread. The rest of the round trip is the way itself.
     """
     with connect(url, namespace) as client:
         found, server_version = client.ping(), client.server_version

@@ -20,8 +20,8 @@ _LONGEST_TRACEBACK = 1000
 _OWN_DETAILS = 6
 """Errors of one chain that are told: together with the facts they fit into a control map, whatever is in them."""
 _NO_ID = bytes(16)
-_ABSOLUTE = re.compile(r"(?<![\w.:/…])/[^\s'\",;:()\[\]]+")
-"""What looks like a path of a disk."""
+_ABSOLUTE = re.compile(r"(?<=')/[^'\n]+(?=')|(?<![\w./…])/[^\s'\",;:()\[\]]+")
+"""What looks like a path of a disk, in quotes (with blanks, then) or without."""
 
 
 def host_name() -> str:
@@ -105,7 +105,7 @@ def _is_of_the_disk(error: BaseException) -> bool:
 
 
 def _said(error: BaseException, *, debug: bool) -> str:
-    """What an error says; of one that is not ours its first line: behind that may stand anything, such as a statement's values."""
+    """What an error says; of one that is not ours its first line: behind that may stand anything, a statement's values even."""
     if isinstance(error, BroadcasterError) or debug:
         return str(error)
     if isinstance(error, OSError) and error.strerror:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import xxhash
@@ -34,7 +35,7 @@ class Changes:
     def __init__(self) -> None:
         self._known: OrderedDict[bytes, _Change] = OrderedDict()
 
-    def once(self, request: Request, caller: Caller, now: float) -> Caller | None:
+    def once(self, request: Request, caller: Caller, now: float) -> Once | None:
         """The caller to answer for a new request; None when the request is known, and answered or going to be.
 
         Raises InvalidRequest when its id is that of another request: the first answer would tell it of something else.
@@ -70,6 +71,8 @@ class Once:
         self._change = change
         self._known = known
         self._request_id = request_id
+        self.then: Callable[[], None] | None = None
+        """Called once it is answered."""
 
     @property
     def expires(self) -> float:
@@ -82,6 +85,7 @@ class Once:
     def reply(self, message: Message, payload: memoryview | None = None) -> None:
         self._change.answer = message
         self._change.caller.reply(message)
+        self._over()
 
     def refuse(self, error: BroadcasterError) -> None:
         if not error.retryable:
@@ -89,6 +93,12 @@ class Once:
         elif self._known.get(self._request_id) is self._change:
             del self._known[self._request_id]
         self._change.caller.refuse(error)
+        self._over()
+
+    def _over(self) -> None:
+        then, self.then = self.then, None
+        if then is not None:
+            then()
 
     def chunk(self, header: ChunkHeader, data: memoryview, *, track: bool) -> Tracker | None:
         return self._change.caller.chunk(header, data, track=track)

@@ -142,8 +142,9 @@ class Core:
         self._broker.terms.load(loaded.terms)
         (directory / "token").write_text(self._token)
         self._closing.append(lambda: (directory / "token").unlink(missing_ok=True))
-        requests = Requests(self._broker, Registry(self._broker, self.loop, time.time_ns), self._welcome, self._gauges)
-        self.loop.attach(self._broker, requests, self._answers(directory))
+        registry = Registry(self._broker, self.loop, time.time_ns)
+        self._requests = Requests(self._broker, registry, self._welcome, self._gauges)
+        self.loop.attach(self._broker, self._requests, self._answers(directory))
         self._retention = retention
         self._broker.reserve_all(time.monotonic())
         self._upkeep = look_after(self._broker, self.loop, rate=self._options.scrub_rate, period=self._options.scrub_period)
@@ -198,6 +199,7 @@ class Core:
             "slots_lost": rooms.slots.lost_slots,
             "slot_bytes_lost": rooms.slots.lost_bytes,
             "archive_jobs": rooms.writer.pending,
+            "changes_waiting": self._requests.waiting,
             **gauges(self._broker, self._upkeep),
         }
 

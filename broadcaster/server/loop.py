@@ -46,6 +46,8 @@ _TICK = 0.5
 """Seconds between looks at what expires."""
 _DELAY = 0.05
 """Seconds that this thread may be late before what it reads is taken to have waited for it."""
+_CATCH_UP = 0.25
+"""Seconds after that in which what is read may have waited, too: ZeroMQ's own thread was stopped as well, and has to catch up."""
 _NO_ID = bytes(16)
 
 Frames = Sequence[zmq.Frame]
@@ -69,8 +71,8 @@ class Loop:
         self._answers: Answers
         self._came = self._looked = clock()
         """When what is read now came, or earlier: budgets of time begin there. And when sockets were looked at last."""
-        self._drained = True
-        """Whether nothing was left in a socket then."""
+        self._catching_up = 0.0
+        """Until when what is read may still be from before that."""
 
     def attach(self, broker: Broker, requests: Requests, answers: Answers) -> None:
         """The broker and this loop know each other: it is made first, and told then."""
@@ -158,8 +160,11 @@ class Loop:
         came = began if now > max(began, due) + _DELAY else now
         if began - self._looked > _DELAY:
             came = self._looked
-        self._came = came if self._drained else min(self._came, came)
-        self._looked, self._drained = now, True
+        if now < self._catching_up:
+            came = self._came
+        elif came < now:
+            self._catching_up = now + _CATCH_UP
+        self._came, self._looked = came, now
 
     def _expires(self, given: dict[str, object]) -> float:
         """When the time of this request is over, by its budget."""
@@ -172,7 +177,6 @@ class Loop:
             if frames is None:
                 return
             turn(frames)
-        self._drained = False
 
     def _run_posted(self) -> None:
         self._wake.recv(4096)

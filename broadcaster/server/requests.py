@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from broadcaster.broker import Broker, Caller
-from broadcaster.protocol.errors import BroadcasterError, InvalidRequest
+from broadcaster.broker import Broker, Caller, Key
+from broadcaster.protocol.errors import BroadcasterError, InvalidRequest, RequestTimeout
 from broadcaster.protocol.messages import (
     AddMetrics,
     Archive,
@@ -41,7 +41,8 @@ from broadcaster.protocol.messages import (
     Welcome,
 )
 from broadcaster.registry import Registry
-from broadcaster.server.changes import Changes
+from broadcaster.server.changes import Changes, Once
+from broadcaster.server.turns import Turns
 
 _CHANGES = (
     CreateModel,
@@ -76,6 +77,7 @@ class Requests:
         self._welcome = welcome
         self._gauges = gauges
         self._changes = Changes()
+        self._turns = Turns()
 
     def answer(self, request: Request, caller: Caller, now: float) -> None:
         """Answers now or later, once. Raises the typed error to answer with."""
@@ -83,7 +85,7 @@ class Requests:
         if isinstance(request, _CHANGES):
             first = self._changes.once(request, caller, now)
             if first is not None:
-                self._change(request, first, now)
+                self._in_turn(request, (request.namespace, request.model_id), first)
             return
         registry = self._registry
         match request:
@@ -119,8 +121,29 @@ class Requests:
             case _:
                 raise InvalidRequest(field="kind", reason=f"{request.KIND.decode()} belongs on the upload channel")
 
-    def _change(self, request: Request, caller: Caller, now: float) -> None:
+    @property
+    def waiting(self) -> int:
+        """Changes that wait for others of their model."""
+        return self._turns.waiting
 
+    def _in_turn(self, request: Request, key: Key, caller: Once) -> None:
+        """Changed when those of the same model that came before are answered, and if there is time left then."""
+        waiting = self._broker.waiting
+        caller.then = lambda: self._turns.over(key)
+        try:
+            change = waiting.in_time(caller, lambda: self._change(request, caller, waiting.clock()))
+            self._turns.take(key, lambda: self._begin(change, caller))
+        except BroadcasterError as error:
+            caller.then = None
+            caller.refuse(error)
+
+    def _begin(self, change: Callable[[], None], caller: Caller) -> None:
+        try:
+            change()
+        except RequestTimeout as error:
+            caller.refuse(error)
+
+    def _change(self, request: Request, caller: Caller, now: float) -> None:
         registry = self._registry
         try:
             match request:
