@@ -14,9 +14,10 @@ from broadcaster.protocol.errors import Closed, LocalProtocolError, TransportErr
 from clients._checks import check_timeout
 from clients._driver import futures
 from clients._driver.acking import Mark
-from clients._driver.feed import Feed, Waiter
+from clients._driver.feed import Feed
 from clients._driver.listing import Listing
 from clients._driver.loop import Driver
+from clients._driver.waiting import Waiter
 from clients._process import HERE
 from clients.snapshot import Snapshot
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -25,6 +24,7 @@ from clients._driver.delivery import Delivery
 from clients._driver.fetching import Fetch
 from clients._driver.listing import Listing
 from clients._driver.owner import Ids, Reader, Send
+from clients._driver.waiting import Waiting
 from clients.buffers import BufferPool, array_of, view_of_array
 from clients.slots.leases import Leases
 from clients.snapshot import Snapshot
@@ -52,15 +52,6 @@ class Outside(Protocol):
     def send_data(self, message: Message) -> None: ...
 
 
-class Waiter(NamedTuple):
-    future: Future[Snapshot]
-    newer_than: int
-    until: float | None
-    timeout: float | None
-    who: int
-    """Whose it is: a subscriber that closes dismisses its own."""
-
-
 class Heard(NamedTuple):
     """A version that was heard of, and when (monotonic)."""
 
@@ -68,33 +59,27 @@ class Heard(NamedTuple):
     at: float
 
 
-class Feed:
-    """Follows one model in one way. `snapshot`, `versions`, `received` and `heard` may be read, and `wait` called, from any
-    thread; all else runs on the I/O thread."""
+class Feed(Waiting):
+    """Follows one model in one way: what it shows is the newest complete version. `snapshot`, `versions`, `received` and `heard`
+    may be read, and `wait` called, from any thread; all else runs on the I/O thread."""
 
     def __init__(self, namespace: str, model_id: str, delivery: Delivery, outside: Outside, send: Send) -> None:
+        super().__init__(model_id)
         ids = Ids()
         self.key = ids.key
         self.namespace = namespace
-        self.model_id = model_id
         self.topic = topic(namespace, model_id, b"")
         """What all topics of the model begin with."""
         self.delivery = delivery
-        self.snapshot: Snapshot | None = None
-        """The newest complete version."""
         self.versions = 0
         self.received = 0
         self.heard: deque[Heard] = deque(maxlen=HEARD)
         self.users = 0
-        self.over = False
-        self._ended: BroadcasterError | None = None
         self.pool = BufferPool()
         self.follower = Follower(namespace, model_id, ids.make, self.pool)
         self.acking = Acking(namespace, model_id, send)
         self._outside = outside
         self._send = send
-        self._waiters: list[Waiter] = []
-        self._waiters_lock = threading.Lock()
         self._listings: list[Listing] = []
         self._listed: Listed | None = None
         self.delivery.decide(outside.leases, outside.no_slots)
@@ -106,10 +91,8 @@ class Feed:
 
     @property
     def deadline(self) -> float | None:
-        with self._waiters_lock:
-            times = [waiter.until for waiter in self._waiters if waiter.until is not None]
         own = self.follower.deadline
-        return min(self.acking.due, *times, self.acking.due if own is None else own)
+        return min(self.acking.due, *self._waiters_due(), self.acking.due if own is None else own)
 
     @property
     def topics(self) -> list[bytes]:
@@ -165,7 +148,7 @@ class Feed:
         self._do(lambda: self.follower.placed(header, now, data), now)
 
     def expire(self, now: float) -> bool:
-        self._expire_waiters(now)
+        self._expire_waiters(now, self.follower.error)
         self.acking.expire(now)
         own = self.follower.deadline
         if own is None or now < own:
@@ -174,11 +157,7 @@ class Feed:
 
     def fail(self, error: BroadcasterError) -> None:
         """Nobody follows any more, or nobody can."""
-        with self._waiters_lock:
-            self.over, self._ended, self.snapshot = True, error, None  # Who has it keeps it; here it would keep its slot.
-            waiters, self._waiters = self._waiters, []
-        for waiter in waiters:
-            futures.fail(waiter.future, error)
+        self._end_waiting(error)
         for listing in self._listings:
             listing.fail(error)
         self.acking.close()
@@ -252,43 +231,10 @@ class Feed:
             self.heard.append(Heard(known, now))
 
     def _serve(self) -> None:
-        snapshot = self.snapshot
-        if self._waiters and snapshot is not None:
-            number = snapshot.version.number
-            with self._waiters_lock:
-                served = [waiter for waiter in self._waiters if waiter.newer_than < number]
-                self._waiters = [waiter for waiter in self._waiters if waiter.newer_than >= number]
-            for waiter in served:
-                futures.fulfil(waiter.future, snapshot)
+        if self._waiters:
+            self._serve_waiters()
         for listing in self._listings:
             listing.serve()
-
-    # --- who waits -------------------------------------------------------------------------------------------------
-
-    def wait(self, waiter: Waiter) -> None:
-        """Its future gets the newest version, as soon as that is newer than the number given. May be called from any thread, and
-        wakes no other one: the I/O thread has to be told of `waiter.until` if it sleeps for longer."""
-        with self._waiters_lock:
-            snapshot, ended = self.snapshot, self._ended
-            here = snapshot is not None and waiter.newer_than < snapshot.version.number
-            if not here and ended is None:
-                self._waiters.append(waiter)
-        if here and snapshot is not None:
-            futures.fulfil(waiter.future, snapshot)
-        elif ended is not None:
-            futures.fail(waiter.future, ended)
-
-    def _expire_waiters(self, now: float) -> None:
-        with self._waiters_lock:
-            late = [waiter for waiter in self._waiters if waiter.until is not None and now >= waiter.until]
-            if not late:
-                return
-            self._waiters = [waiter for waiter in self._waiters if waiter not in late]
-        why = f" ({self.follower.error})" if self.follower.error is not None else ""
-        for waiter in late:
-            newer = f" newer than {waiter.newer_than}" if waiter.newer_than else ""
-            what = f"waiting for a version of {self.model_id}{newer}{why}"
-            futures.fail(waiter.future, RequestTimeout(what=what, timeout=waiter.timeout))
 
     # --- every version ---------------------------------------------------------------------------------------------
 
@@ -301,12 +247,8 @@ class Feed:
 
     def dismiss(self, who: int, listings: Sequence[Listing], error: BroadcasterError) -> None:
         """One subscriber is closed: what it waits for ends with `error`."""
-        with self._waiters_lock:
-            leaving = [waiter for waiter in self._waiters if waiter.who == who]
-            self._waiters = [waiter for waiter in self._waiters if waiter.who != who]
+        self._dismiss_waiters(who, error)
         self._listings = [listing for listing in self._listings if listing not in listings]
-        for waiter in leaving:
-            futures.fail(waiter.future, error)
         for listing in listings:
             listing.fail(error)
 
