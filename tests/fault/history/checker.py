@@ -17,9 +17,8 @@ An outcome that is unknown may be either; the system is then held to what it sho
 
 from __future__ import annotations
 
-import bisect
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -67,7 +66,9 @@ class Known:
     def __init__(self, history: History) -> None:
         self.history = history
         self.published = history.named("publish")
-        self.deletions = history.named("delete", "delete-model", "prune")
+        self.deletions: dict[str, list[Operation]] = defaultdict(list)
+        for one in history.named("delete", "delete-model", "prune"):
+            self.deletions[one["model"]].append(one)
         self.digests: dict[str, Operation] = {}
         """By digest, the first attempt to publish it."""
         for one in self.published:
@@ -98,7 +99,7 @@ class Known:
 
     def _covers(self, deletion: Operation, model: str, number: int) -> bool:
         """Whether the deletion may have been of this version."""
-        if deletion["model"] != model or deletion.outcome == FAILED:
+        if deletion.outcome == FAILED:
             return False
         if deletion.name == "delete":
             return bool(deletion["number"] == number)
@@ -109,12 +110,12 @@ class Known:
 
     def maybe_deleted(self, model: str, number: int, by: float) -> bool:
         """Whether a deletion that began before `by` may have taken it."""
-        return any(one.start <= by and self._covers(one, model, number) for one in self.deletions)
+        return any(one.start <= by and self._covers(one, model, number) for one in self.deletions[model])
 
     def deleted_at(self, model: str, number: int) -> float | None:
         """From when on the version is gone for certain: acknowledged, and there when it was asked for."""
         times = []
-        for one in self.deletions:
+        for one in self.deletions[model]:
             if not one.ok or not self._covers(one, model, number):
                 continue
             first = self.first_seen.get((model, number))
@@ -202,22 +203,23 @@ def complete(known: Known) -> Iterator[str]:
 
 
 def durable(known: Known) -> Iterator[str]:
-    fetches, lists = known.history.named("fetch"), known.history.named("list")
+    fetches: dict[tuple[str, int], list[Operation]] = defaultdict(list)
+    for fetch in known.history.named("fetch"):
+        fetches[fetch["model"], fetch["ref"]].append(fetch)
+    lists: dict[str, list[tuple[Operation, set[int]]]] = defaultdict(list)
+    for listing in known.history.named("list"):
+        lists[listing["model"]].append((listing, {number for number, _ in listing["versions"] or ()}))
     for one in known.durable:
         model, number = one["model"], one["number"]
         name, read = f"archived {model} {number} of {one.who}", False
-        for fetch in fetches:
-            if fetch["model"] != model or fetch["ref"] != number or fetch.start < one.over:
-                continue
+        for fetch in fetches[model, number]:
             read |= fetch.ok and known.history.healed is not None and fetch.start >= known.history.healed
-            if not fetch.ok and fetch["error"] in NOT_THERE and not known.maybe_deleted(model, number, fetch.over):
+            denied = fetch.start >= one.over and fetch["error"] in NOT_THERE
+            if denied and not known.maybe_deleted(model, number, fetch.over):
                 yield f"I4 lost: {name} was denied to {fetch.who}: {fetch['error']}"
-        for listing in lists:
-            if listing["model"] != model or listing.start < one.over:
-                continue
-            denied = listing["error"] in NOT_THERE
-            absent = listing.ok and number not in {listed for listed, _ in listing["versions"]}
-            if (denied or absent) and not known.maybe_deleted(model, number, listing.over):
+        for listing, listed in lists[model]:
+            denied = listing["error"] in NOT_THERE or (listing.ok and number not in listed)
+            if denied and listing.start >= one.over and not known.maybe_deleted(model, number, listing.over):
                 yield f"I4 lost: {name} was not listed to {listing.who}"
         if known.history.healed is not None and not read and not known.maybe_deleted(model, number, float("inf")):
             yield f"I4 not read back: {name} was not fetched when all was over"
@@ -243,35 +245,30 @@ def gone_for_ever(known: Known) -> Iterator[str]:
 # --- I6 ------------------------------------------------------------------------------------------------------------
 
 
-class Acked(NamedTuple):
-    at: float
-    number: int
-    life: bool
-    """Whether it is only there in the life that acknowledged it."""
-
-
 def seen(known: Known) -> Iterator[str]:
-    """What asks for the newest version, or for all, sees what was acknowledged before."""
-    acked: dict[str, list[Acked]] = defaultdict(list)
-    for one in known.acked:
-        acked[one["model"]].append(Acked(one.over, one["number"], not one["archived"]))
-    for line in acked.values():
-        line.sort()
+    """What asks for the newest version, for one, or for all, sees what was acknowledged before."""
+    acked: dict[str, list[Operation]] = defaultdict(list)
+    for one in sorted(known.acked, key=lambda one: -one["number"]):
+        acked[one["model"]].append(one)
     for one in known.history.named("fetch", "list"):
-        before = acked[one["model"]][: bisect.bisect_left(acked[one["model"]], Acked(one.start, 0, False))]
-        there = [
-            ack.number
-            for ack in before
-            if not (ack.life and not known.one_life(ack.at, one.over))
-            and not known.maybe_deleted(one["model"], ack.number, one.over)
-        ]
-        if there:
-            yield from _sees(known, one, there)
+        newest = next((ack["number"] for ack in acked[one["model"]] if _is_there(known, ack, one)), None)
+        if newest is not None:
+            yield from _sees(known, one, newest)
+        meant = next((ack for ack in acked[one["model"]] if ack["number"] == one["ref"]), None)
+        if meant is not None and one["error"] == "unknown-version" and _is_there(known, meant, one):
+            yield f"I6 not seen: {one.who} asked for {one['model']} {one['ref']}: unknown, but acknowledged before"
 
 
-def _sees(known: Known, one: Operation, there: Sequence[int]) -> Iterator[str]:
-    """`there` are versions that were acknowledged before and not deleted; of those some may be evicted, never the newest."""
-    newest, name = max(there), f"{one.who} asked for {one['model']}"
+def _is_there(known: Known, ack: Operation, asked: Operation) -> bool:
+    """Whether a version was acknowledged before it was asked for, and not deleted nor lost with its memory. It may be evicted."""
+    if ack.over >= asked.start or known.maybe_deleted(ack["model"], ack["number"], asked.over):
+        return False
+    return bool(ack["archived"]) or known.one_life(ack.over, asked.over)
+
+
+def _sees(known: Known, one: Operation, newest: int) -> Iterator[str]:
+    """`newest` is there."""
+    name = f"{one.who} asked for {one['model']}"
     if one.name == "list" and one.ok and max((number for number, _ in one["versions"]), default=0) < newest:
         yield f"I6 not seen: {name}: the list ends before {newest}, acknowledged before"
     elif one.name == "list" and one["error"] in NOT_THERE:
@@ -280,8 +277,6 @@ def _sees(known: Known, one: Operation, there: Sequence[int]) -> Iterator[str]:
         yield f"I6 not seen: {name}: {one['number']} is said to be the newest, but {newest} was acknowledged before"
     elif one.name == "fetch" and one["ref"] == -1 and one["error"] in NOT_THERE:
         yield f"I6 not seen: {name}: {one['error']}, but {newest} was acknowledged before"
-    elif one.name == "fetch" and one["ref"] in there and one["error"] == "unknown-version":
-        yield f"I6 not seen: {name} {one['ref']}: unknown, but acknowledged before"
     elif one.name == "fetch" and one["ref"] == newest and one["error"] == "version-evicted":
         if not _may_be_superseded(known, one, newest):
             yield f"I6 not seen: {name} {newest}: evicted, but it is the newest"
