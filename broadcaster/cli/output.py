@@ -82,6 +82,12 @@ def moment(nanoseconds: int) -> str:
         return str(nanoseconds)
 
 
+def brief(text: str) -> str:
+    """The first line of a text, cut where it is long."""
+    line = text.strip().partition("\n")[0]
+    return line if len(line) <= 60 else f"{line[:59]}…"
+
+
 def pairs(values: Mapping[str, Any]) -> str:
     """`a=1 b=2`."""
     return " ".join(f"{key}={value:.6g}" if isinstance(value, float) else f"{key}={value}" for key, value in values.items())
