@@ -72,9 +72,9 @@ class Disk:
         return other
 
     @contextmanager
-    def mounted(self) -> Iterator[Path]:
+    def mounted(self, *options: str) -> Iterator[Path]:
         """The mount point. Whoever has files open in it must have ended at the end of the block."""
-        run("mount", "-t", self.system.name, "-o", self.system.options, str(self.image), str(self.mount))
+        run("mount", "-t", self.system.name, "-o", ",".join((self.system.options, *options)), str(self.image), str(self.mount))
         try:
             yield self.mount
         finally:
@@ -90,6 +90,19 @@ class Disk:
                 os.close(fd)
         else:
             _copy(self.image, self.image.with_suffix(".cut"))
+
+    def break_down(self) -> None:
+        """As if the file system (an ext4, mounted with errors=remount-ro) had met damage: it takes no more writes."""
+        mounts = dict(reversed(line.split()[:2]) for line in Path("/proc/mounts").read_text().splitlines())
+        trigger = Path("/sys/fs/ext4") / Path(mounts[str(self.mount)]).name / "trigger_fs_error"
+        if not trigger.exists():
+            pytest.skip(f"an ext4 in use can only be made read-only by {trigger}, which is missing")
+        trigger.write_text("a test")
+
+    def repair(self) -> None:
+        """What an operator does after that, with nothing mounted."""
+        done = subprocess.run(["e2fsck", "-p", str(self.image)], capture_output=True)
+        assert done.returncode in (0, 1), done.stdout.decode()
 
     def power_on(self) -> None:
         """What the cut left is the disk. To be called when it is not mounted any more."""

@@ -11,7 +11,24 @@ import shutil
 from pathlib import Path
 
 from broadcaster.store import verify
-from tests.bare_peer import BarePeer, digest, staged, wait_until
+from tests.bare_peer import BarePeer, Said, digest, staged, wait_until
+
+NOT_THERE = {"unknown-model", "unknown-version", "version-deleted", "version-evicted"}
+
+
+class Refused(AssertionError):
+    """The broadcaster said no; `code` says why."""
+
+    def __init__(self, said: Said) -> None:
+        super().__init__(str(said))
+        self.code = said.code
+
+
+def expect(said: Said, kind: str) -> Said:
+    """What was said, if it is of this kind."""
+    if said.kind != kind:
+        raise Refused(said)
+    return said
 
 
 class Ledger:
@@ -39,11 +56,10 @@ class Ledger:
         return self._chance.randbytes(size)
 
     def upload(self, peer: BarePeer, model: str, payload: bytes, upload_id: bytes | None = None) -> int:
-        """An archived version, and its number once it is acknowledged; AssertionError when it is not."""
+        """An archived version, and its number once it is acknowledged; else Refused, or AssertionError for no answer."""
         upload_id = upload_id or os.urandom(16)
         self.pending[upload_id] = model, payload
-        said = peer.publish(model, payload, archived=True, upload_id=upload_id)
-        assert said.kind == "done", said
+        said = expect(peer.publish(model, payload, archived=True, upload_id=upload_id), "done")
         del self.pending[upload_id]
         number = self._name(model, said.fields["version"]["number"], digest(payload))
         self.archived.add((model, number))
@@ -51,8 +67,7 @@ class Ledger:
 
     def publish(self, peer: BarePeer, model: str, payload: bytes) -> int:
         """A transient version, and its number."""
-        said = peer.publish(model, payload)
-        assert said.kind == "done", said
+        said = expect(peer.publish(model, payload), "done")
         number = self._name(model, said.fields["version"]["number"], digest(payload), new=True)
         self.transient.add((model, number))
         return number
@@ -60,8 +75,8 @@ class Ledger:
     def archive(self, peer: BarePeer, model: str, number: int) -> None:
         """A transient version becomes an archived one."""
         self.promoting.add((model, number))
-        said = peer.ask("archive", model_id=model, ref=number)
-        assert said.kind == "version" and said.fields["version"]["archived"], said
+        said = expect(peer.ask("archive", model_id=model, ref=number), "version")
+        assert said.fields["version"]["archived"], said
         self.promoting.discard((model, number))
         self.archived.add((model, number))
 
@@ -70,9 +85,9 @@ class Ledger:
         doomed = {(model, number) for number in numbers} or {one for one in self.archived | self.transient if one[0] == model}
         self.unsure |= doomed
         for number in numbers:
-            assert peer.ask("delete-version", model_id=model, number=number).kind == "deleted"
+            expect(peer.ask("delete-version", model_id=model, number=number), "deleted")
         if not numbers:
-            assert peer.ask("delete-model", model_id=model).kind == "deleted"
+            expect(peer.ask("delete-model", model_id=model), "deleted")
         self._is_gone(doomed)
 
     def prune(self, peer: BarePeer, model: str, last: int) -> None:
@@ -80,8 +95,8 @@ class Ledger:
         archived = sorted(one for one in self.archived if one[0] == model)
         doomed = set(archived[:-last])
         self.unsure |= doomed
-        said = peer.ask("prune", model_id=model, retention={"last": last})
-        assert said.kind == "pruned" and set(said.fields["numbers"]) == {number for _, number in doomed}, (said, doomed)
+        said = expect(peer.ask("prune", model_id=model, retention={"last": last}), "pruned")
+        assert set(said.fields["numbers"]) == {number for _, number in doomed}, (said, doomed)
         self._is_gone(doomed)
 
     def forget_memory(self) -> None:
@@ -112,11 +127,17 @@ class Ledger:
         shutil.rmtree(copy)
 
     def settle(self, peer: BarePeer) -> None:
-        """What was not answered is asked for again, with the same upload id: it becomes, or is, exactly one version."""
+        """What was not answered, or refused, is asked for again; an upload becomes, or is, exactly one version."""
         for upload_id, (model, payload) in list(self.pending.items()):
             number = self.upload(peer, model, payload, upload_id)
             named = [one for one, found in self.named.items() if found == digest(payload)]
             assert named == [(model, number)], f"one upload made {named}"
+        for model, number in sorted(self.promoting):
+            self.archive(peer, model, number)
+        for model, number in sorted(self.unsure):
+            said = peer.ask("delete-version", model_id=model, number=number)
+            assert said.kind == "deleted" or said.code in NOT_THERE, said
+            self._is_gone({(model, number)})
 
     def _accept(self, found: set[tuple[str, int]]) -> None:
         """The versions found are those acknowledged, perhaps with some of those that nobody knows of."""

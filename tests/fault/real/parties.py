@@ -30,8 +30,8 @@ STEPS = ("begun", "some chunks", "all chunks", "committed")
 class Party:
     """A process that says what it does, a JSON value on each line."""
 
-    def __init__(self, *arguments: object) -> None:
-        line = [sys.executable, "-m", "tests.fault.real.parties", *map(str, arguments)]
+    def __init__(self, *arguments: object, module: str = "tests.fault.real.parties") -> None:
+        line = [sys.executable, "-m", module, *map(str, arguments)]
         environment = os.environ | {"PYTHONPATH": str(ROOT)}
         self.process = subprocess.Popen(
             line, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True
