@@ -113,8 +113,16 @@ class AsyncClient:
     def timing(self) -> AbstractContextManager[list[Timed]]:
         return self._client.timing()
 
-    def subscriber(self, model_id: str, *, every: bool = False, delivery: Kind = "auto", verify: bool = False) -> AsyncSubscriber:
-        return AsyncSubscriber(self._client.subscriber(model_id, every=every, delivery=delivery, verify=verify))
+    def subscriber(
+        self,
+        model_id: str,
+        *,
+        alias: str | None = None,
+        every: bool = False,
+        delivery: Kind = "auto",
+        verify: bool = False,
+    ) -> AsyncSubscriber:
+        return AsyncSubscriber(self._client.subscriber(model_id, alias=alias, every=every, delivery=delivery, verify=verify))
 
     async def close(self) -> None:
         self._client.close()
@@ -265,7 +273,7 @@ class AsyncSubscriber:
 
     async def wait(self, timeout: float | None = None, newer_than: int | None = None) -> Snapshot:
         snapshot = self._subscriber.latest()
-        if snapshot is None or snapshot.version.number <= (newer_than or 0):
+        if snapshot is None or not self._subscriber.is_news(snapshot, newer_than):
             snapshot = await asyncio.wrap_future(self._subscriber.newer(newer_than or 0, timeout))
         return self._subscriber.hand_out(snapshot)
 

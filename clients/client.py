@@ -7,13 +7,14 @@ import weakref
 from collections.abc import Iterator
 from concurrent.futures import Future
 
-from broadcaster.protocol.errors import BroadcasterError, NoBroadcaster, RequestTimeout
+from broadcaster.protocol.errors import BroadcasterError, InvalidRequest, NoBroadcaster, RequestTimeout
 from broadcaster.protocol.messages import Welcome
 from broadcaster.protocol.names import DEFAULT_NAMESPACE, check_name
 from clients._address import Address
 from clients._calls import Calls
 from clients._checks import check_client_name, check_timeout
 from clients._driver import futures
+from clients._driver.alias_feed import ByAlias
 from clients._driver.delivery import Delivery, Kind
 from clients._driver.loop import Driver
 from clients._process import HERE
@@ -94,8 +95,20 @@ class Client:
         finally:
             self._calls.timings = before
 
-    def subscriber(self, model_id: str, *, every: bool = False, delivery: Kind = "auto", verify: bool = False) -> Subscriber:
+    def subscriber(
+        self,
+        model_id: str,
+        *,
+        alias: str | None = None,
+        every: bool = False,
+        delivery: Kind = "auto",
+        verify: bool = False,
+    ) -> Subscriber:
         """Follows `model_id`, which need not exist yet. Raises InvalidName.
+
+        With `alias`, follows what that names instead of the newest version: whenever it is moved, also to an older version, that
+        one is read, verified and shown. When it is removed, what it named last stays. It need not exist yet. Raises
+        InvalidRequest for `every`, and for a `delivery`: what an alias names is read.
 
         With `every`, what the first call of `every()` iterates over begins now, not with that call.
 
@@ -107,7 +120,11 @@ class Client:
         having done so: see docs/delivery.md for whom that distrusts. What comes over the network is always verified here.
         """
         self._driver.check()
-        feed = self._driver.follow(self._namespace, check_name("model", model_id), Delivery(delivery, verify=verify))
+        wanted = Delivery(delivery, verify=verify)
+        if alias is not None:
+            _check_alias_wants(every=every, delivery=delivery)
+            wanted = ByAlias(check_name("alias", alias))
+        feed = self._driver.follow(self._namespace, check_name("model", model_id), wanted)
         subscriber = Subscriber(self._driver, feed, every=every)
         subscriber.keeps = self
         return subscriber
@@ -129,6 +146,13 @@ class Client:
 
     def __repr__(self) -> str:
         return f"<Client of {self.address}>"
+
+
+def _check_alias_wants(*, every: bool, delivery: Kind) -> None:
+    if every:
+        raise InvalidRequest(field="every", reason="an alias names one version after another: wait for each, or iterate")
+    if delivery != "auto":
+        raise InvalidRequest(field="delivery", reason=f"what an alias names is read: {delivery!r} cannot be had")
 
 
 class Opening:

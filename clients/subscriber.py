@@ -10,11 +10,11 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
-from broadcaster.protocol.errors import Closed, LocalProtocolError, TransportError
+from broadcaster.protocol.errors import Closed, InvalidRequest, LocalProtocolError, TransportError
 from clients._checks import check_timeout
 from clients._driver import futures
 from clients._driver.acking import Mark
-from clients._driver.feed import Feed
+from clients._driver.alias_feed import AliasFeed, AnyFeed
 from clients._driver.listing import Listing
 from clients._driver.loop import Driver
 from clients._driver.waiting import Waiter
@@ -59,7 +59,7 @@ class Subscriber:
     snapshot that the user keeps costs one more, and so does a version that `every` reads.
     """
 
-    def __init__(self, driver: Driver, feed: Feed, *, every: bool = False) -> None:
+    def __init__(self, driver: Driver, feed: AnyFeed, *, every: bool = False) -> None:
         self._driver = driver
         self._feed = feed
         self._mark = Mark(driver.name)
@@ -91,11 +91,17 @@ class Subscriber:
 
     def wait(self, timeout: float | None = None, newer_than: int | None = None) -> Snapshot:
         """The newest version, once there is one, or one with a number above `newer_than`. Raises RequestTimeout after `timeout`
-        seconds."""
+        seconds.
+
+        Of an alias: the version that it names, or one that is not `newer_than`, whose number may be above that or below."""
         snapshot = self.latest()
-        if snapshot is None or snapshot.version.number <= (newer_than or 0):
+        if snapshot is None or not self.is_news(snapshot, newer_than):
             snapshot = futures.wait(self.newer(newer_than or 0, timeout), f"waiting for a version of {self.model_id}", timeout)
         return self.hand_out(snapshot)
+
+    def is_news(self, snapshot: Snapshot, than: int | None) -> bool:
+        """Whether it is newer than version `than`; for an alias, another one."""
+        return self._feed.is_news(snapshot.version.number, than or 0)
 
     def hand_out(self, snapshot: Snapshot) -> Snapshot:
         """Notes that the user has it now: `lag` counts from there."""
@@ -118,7 +124,7 @@ class Subscriber:
         None when there is no version newer than the last one loaded or attached with this subscriber. Never waits.
         """
         snapshot = self.latest()
-        if snapshot is None or snapshot.version.number <= self._loaded:
+        if snapshot is None or not self.is_news(snapshot, self._loaded):
             return None
         loaded = snapshot.load_into(target, strict=strict)
         self._loaded = snapshot.version.number
@@ -131,14 +137,16 @@ class Subscriber:
         nothing.
         """
         snapshot = self.latest()
-        if snapshot is None or snapshot.version.number <= self._loaded:
+        if snapshot is None or not self.is_news(snapshot, self._loaded):
             return None
         snapshot.attach(module, strict=strict)
         self._loaded = snapshot.version.number
         return snapshot
 
     def __iter__(self) -> Iterator[Snapshot]:
-        """The newest version, then the newest after that one, and so on: each at most once, those between are skipped."""
+        """The newest version, then the newest after that one, and so on: each at most once, those between are skipped.
+
+        Of an alias: the version that it names, and whenever it names another one, that."""
         last = 0
         while True:
             snapshot = self.wait(newer_than=last)
@@ -157,8 +165,11 @@ class Subscriber:
         return Every(self, self._driver, listing)
 
     def _list(self) -> Listing:
-        listing = Listing(self._feed)
-        self._driver.post(lambda now: self._feed.list_every(listing))
+        feed = self._feed
+        if isinstance(feed, AliasFeed):
+            raise InvalidRequest(field="every", reason="an alias names one version after another: wait for each, or iterate")
+        listing = Listing(feed)
+        self._driver.post(lambda now: feed.list_every(listing))
         self._listings.append(listing)
         return listing
 
@@ -166,7 +177,11 @@ class Subscriber:
 
     @property
     def lag(self) -> Lag:
-        """How far the user is behind, counted from the last version that was handed out."""
+        """How far the user is behind, counted from the last version that was handed out; of an alias, whether it names another
+        one."""
+        if isinstance(self._feed, AliasFeed):
+            since = self._feed.behind(self._mark.handed)
+            return Lag(0, 0.0) if since is None else Lag(1, max(0.0, time.monotonic() - since))
         heard = list(self._feed.heard)
         have = self._mark.handed
         newer = [item for item in heard if item.version.number > have]

@@ -12,6 +12,7 @@ from broadcaster.protocol import names
 from broadcaster.protocol.errors import BroadcasterError, NoSpace, RemoteProtocolError
 from broadcaster.protocol.frames import ChunkHeader, decode, decode_header, is_chunk_header
 from broadcaster.protocol.messages import Done, Error, Message, Reply
+from clients._driver.alias_feed import AnyFeed
 from clients._driver.channel import NOW, Channel
 from clients._driver.feed import Feed
 from clients._driver.owner import KEY, Owner, Reader
@@ -32,7 +33,7 @@ class Conversations:
         self.readers: dict[bytes, Reader] = {}
         """Those on the data channel, by the first bytes of their request ids."""
         self.uploads: dict[bytes, Upload] = {}
-        self.feeds: dict[bytes, list[Feed]] = {}
+        self.feeds: dict[bytes, list[AnyFeed]] = {}
         """By topic without its last letter: more than one where subscribers want the same model in different ways."""
         self.strange = 0
         """Messages that were dropped because they broke the rules."""
@@ -68,12 +69,12 @@ class Conversations:
 
     # --- who follows -------------------------------------------------------------------------------------------------
 
-    def join(self, feed: Feed) -> None:
+    def join(self, feed: AnyFeed) -> None:
         """Takes a feed in, and starts it."""
         self.feeds.setdefault(feed.topic, []).append(feed)
         self.add(feed)
 
-    def part(self, feed: Feed) -> bool:
+    def part(self, feed: AnyFeed) -> bool:
         """Takes a feed out; whether it was there."""
         feeds = self.feeds.get(feed.topic, [])
         if feed not in feeds:
@@ -84,7 +85,7 @@ class Conversations:
         return True
 
     @property
-    def followers(self) -> list[Feed]:
+    def followers(self) -> list[AnyFeed]:
         """All feeds."""
         return [feed for feeds in self.feeds.values() for feed in feeds]
 
@@ -150,7 +151,7 @@ class Conversations:
         for feed in list(feeds):
             self.turn(feed, lambda feed=feed: feed.receive(message, payload, now))  # type: ignore[misc]
 
-    def _chunk(self, frames: list[zmq.Frame], feed: Feed, now: float) -> None:
+    def _chunk(self, frames: list[zmq.Frame], feed: AnyFeed, now: float) -> None:
         header = _chunk_header(frames)
         try:
             wanted = feed.wants_pushed(header, now)

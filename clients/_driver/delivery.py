@@ -39,7 +39,7 @@ class Delivery:
 
     def same(self, other: Delivery) -> bool:
         """Whether the users of both want the same."""
-        return (self.wanted, self.verify) == (other.wanted, other.verify)
+        return type(other) is Delivery and (self.wanted, self.verify) == (other.wanted, other.verify)
 
     @property
     def chunks(self) -> bool:

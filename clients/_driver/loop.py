@@ -31,6 +31,7 @@ from broadcaster.protocol.messages import Hello, Message, Welcome
 from clients._address import Address
 from clients._driver import futures
 from clients._driver.acking import Mark
+from clients._driver.alias_feed import AnyFeed, make_feed
 from clients._driver.asking import Ask
 from clients._driver.channel import Channel
 from clients._driver.conversations import Conversations
@@ -131,10 +132,10 @@ class Driver:
         self._thread.start()
         return hello.future
 
-    def follow(self, namespace: str, model_id: str, delivery: Delivery) -> Feed:
+    def follow(self, namespace: str, model_id: str, delivery: Delivery) -> AnyFeed:
         """The feed of a model, made when nobody follows it in this way yet. Each call wants a `leave`. Raises InvalidRequest when
         only slots are wanted and there are none, and what `check` raises."""
-        future: Future[Feed] = futures.new()
+        future: Future[AnyFeed] = futures.new()
 
         def command(now: float) -> None:
             try:
@@ -145,7 +146,7 @@ class Driver:
         self.post(command)
         return futures.wait(future, f"following {model_id}", FOLLOW_TIMEOUT)
 
-    def leave(self, feed: Feed, mark: Mark) -> None:
+    def leave(self, feed: AnyFeed, mark: Mark) -> None:
         """One subscriber less; the last one ends the feed. May be called from a finalizer, on any thread, and after the end."""
         if self.pid == HERE.pid and self.ended is None:
             self._commands.append(lambda now: self._part(feed, mark))
@@ -178,21 +179,21 @@ class Driver:
     def fail_upload(self, upload: Upload, error: BroadcasterError) -> None:
         self._all.turn(upload, lambda: upload.fail(error))
 
-    def _join(self, namespace: str, model_id: str, delivery: Delivery) -> Feed:
+    def _join(self, namespace: str, model_id: str, delivery: Delivery) -> AnyFeed:
         """Subscribes to a model, then asks for its newest version: in this order nothing falls between."""
         if delivery.wanted == "shared" and self.leases is None:
             raise InvalidRequest(field="delivery", reason=f"'shared' cannot be had: {self.no_slots}")
         there = self._all.feeds.get(names.topic(namespace, model_id, b""), [])
         feed = next((feed for feed in there if feed.delivery.same(delivery)), None)
         if feed is None:
-            feed = Feed(namespace, model_id, delivery, self, self.send_data)
+            feed = make_feed(namespace, model_id, delivery, self, self.send_data)
             for topic in feed.topics:
                 self.subscribe(topic, wanted=True)
             self._all.join(feed)
         feed.users += 1
         return feed
 
-    def _part(self, feed: Feed, mark: Mark) -> None:
+    def _part(self, feed: AnyFeed, mark: Mark) -> None:
         feed.acking.leave(mark)
         feed.users -= 1
         if feed.users or not self._all.part(feed):

@@ -17,6 +17,7 @@ from broadcaster.protocol.condition import MAX_CONDITIONS, OPS, Condition
 from broadcaster.protocol.errors import CODES, RETRYABLE, BroadcasterError
 from broadcaster.protocol.frames import HEADER, HEADER_VERSION, MAGIC
 from broadcaster.protocol.hops import ErrorDetail, Hop
+from broadcaster.protocol.machines.alias import AliasState
 from broadcaster.protocol.machines.fetch import FetcherState
 from broadcaster.protocol.machines.follow import FollowerState
 from broadcaster.protocol.machines.grant import SlotUploaderState
@@ -213,6 +214,7 @@ MACHINES: dict[str, type[Enum]] = {
     "Assembler": AssemblerState,
     "Fetcher": FetcherState,
     "Follower": FollowerState,
+    "AliasFollower": AliasState,
 }
 
 

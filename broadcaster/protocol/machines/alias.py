@@ -65,6 +65,8 @@ class AliasFollower:
         self.error: BroadcasterError | None = None
         """Why there is nothing newer: what the last question or read ended with."""
         self.gaps = 0
+        self.repaired = 0
+        """Versions that were read, which is all that came out."""
         self._make_id = make_id
         self._pool = pool
         self._retry = retry
@@ -111,7 +113,7 @@ class AliasFollower:
         return []  # An answer to a question that was put again: the newer answer counts.
 
     @property
-    def deadline(self) -> float | None:
+    def deadline(self) -> float:
         times = (self._silent_after, self._ask_at, None if self._fetcher is None else self._fetcher.deadline)
         return min(time for time in times if time is not None)
 
@@ -125,6 +127,10 @@ class AliasFollower:
         if self._fetcher is not None:
             out += self._fetcher.expire(now)
         return out
+
+    def nap(self, now: float) -> float:
+        """Seconds in which nothing has to be looked at: none, for nothing large is pushed."""
+        return 0.0
 
     # --- bytes -----------------------------------------------------------------------------------------------------
 
@@ -221,6 +227,7 @@ class AliasFollower:
         if fetcher.state is not FetcherState.DONE:
             return list(asked)
         self._fetcher, self.visible = None, fetcher.version
+        self.repaired += 1
         self.error, self._given_way, self._patience = None, False, self._retry
         moved = Moved(fetcher.version, fetcher.assembly.buffer)
         if self.named is None or self.named.number == fetcher.version.number or self._ask_id is not None:
