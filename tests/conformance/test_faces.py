@@ -298,6 +298,21 @@ def test_lag_counts_from_what_was_handed_out(client: Any, model: str) -> None:
     assert subscriber.latest().version.number == 3 and subscriber.lag.versions == 0
 
 
+def test_a_publisher_waits_for_its_subscribers_and_the_registry_lists_them(client: Any, model: str) -> None:
+    publisher, subscriber = client.publisher(model), client.subscriber(model)
+    version = publisher.publish(weights(0))
+    subscriber.wait(timeout=10)
+    assert publisher.wait(version, applied_by=1, timeout=10) == clients.AckCounts(received=1, applied=1)
+    assert publisher.wait(1, received_by=1, timeout=10).received == 1
+    (listed,) = client.registry.subscribers(model)
+    assert isinstance(listed, clients.SubscriberInfo) and (listed.received, listed.applied, listed.lag) == (1, 1, 0)
+    with pytest.raises(clients.RequestTimeout) as late:
+        publisher.wait(version, applied_by=2, timeout=0.5)
+    assert (late.value.received, late.value.applied) == (1, 1)
+    with pytest.raises(clients.InvalidRequest):
+        publisher.wait(version, applied_by=1, received_by=1)
+
+
 def test_load_into_copies_the_newest_once(client: Any, model: str) -> None:
     subscriber, target = client.subscriber(model), weights(0)
     assert subscriber.load_into(target) is None
