@@ -20,6 +20,7 @@ from broadcaster.protocol.errors import (
     Fact,
     PinsExceeded,
     Refused,
+    StoreCorrupt,
     UnknownModel,
     UnknownVersion,
     VersionDeleted,
@@ -87,6 +88,8 @@ class _Line:
     highest: int = 0
     """The highest number ever seen here: below it, what is missing was evicted or deleted."""
     deleted: Ranges = ()
+    lost: frozenset[int] = frozenset()
+    """Numbers of archived versions of which nothing can be read any more."""
     pinned: set[int] = field(default_factory=set)
     """Numbers of versions that a user pinned."""
 
@@ -252,6 +255,12 @@ class Catalog:
         line.deleted = merged((*ranges, (1, ended)) if ended else ranges, ())
         line.highest = max([line.highest, *(last for _, last in line.deleted[-1:])])
 
+    def load_lost(self, key: Key, numbers: Iterable[int]) -> None:
+        """What a start knows of versions that are damaged so that nothing is known of them but their numbers."""
+        line = self._line(key)
+        line.lost = frozenset(numbers)
+        line.highest = max([line.highest, *line.lost])
+
     def replace(self, kept: Kept, **changes: object) -> Kept:
         """The same version with other annotations (archived, sha256, tags, metrics)."""
         kept.info = replace(kept.info, **changes)  # type: ignore[arg-type]
@@ -262,7 +271,8 @@ class Catalog:
     def find(self, key: Key, ref: int | str) -> Kept:
         """By number, by -n (the n-th newest that can be fetched), or by alias.
 
-        Raises UnknownModel, UnknownVersion, and VersionDeleted or VersionEvicted for what was there and left.
+        Raises UnknownModel, UnknownVersion, VersionDeleted or VersionEvicted for what was there and left, StoreCorrupt for what
+        is damaged so that nothing is known of it.
         """
         line = self._line(key)
         number = line.aliases.get(ref) if isinstance(ref, str) else ref
@@ -275,6 +285,15 @@ class Catalog:
             return kept
         if covers(line.deleted, number):
             raise VersionDeleted(model_id=key[1], number=number)
+        if number in line.lost:
+            raise StoreCorrupt(
+                operation=f"looking up {key[1]} version {number}",
+                where="the archive",
+                reason="its manifest cannot be read",
+                hint="Restore it from a backup.",
+                model_id=key[1],
+                number=number,
+            )
         raise (VersionEvicted if number <= line.highest else UnknownVersion)(model_id=key[1], number=number)
 
     def find_staying(self, key: Key, ref: int | str) -> Kept:

@@ -139,6 +139,8 @@ class Core:
         )
         self._broker.archiving.load(loaded.models, loaded.versions)
         self._broker.archiving.load_deleted(loaded.tombstones, loaded.ended, loaded.deleted_uploads)
+        for key, numbers in loaded.lost.items():
+            self._rooms.catalog.load_lost(key, numbers)
         self._broker.terms.load(loaded.terms)
         (directory / "token").write_text(self._token)
         self._closing.append(lambda: (directory / "token").unlink(missing_ok=True))

@@ -96,6 +96,7 @@ class Archive:
         found = Reconciliation(self._index, self._manifests, self._blobs, self._deletions)
         found.run()
         self._notes += found.notes
+        self._lost = found.lost
         known = self._indexed_floors = self._index.floors()
         self._floors.raise_to((*key, number) for floors in (known, found.highest) for key, number in floors.items())
         self._index_floors([key for key, number in self._floors.ceilings.items() if known.get(key) != number])
@@ -116,6 +117,7 @@ class Archive:
                 ended={model: ended.upto for model, ended in self._deletions.models.items()},
                 floors=dict(self._floors.ceilings),
                 terms=self._floors.held,
+                lost=self._lost,
                 notes=list(self._notes),
             )
 

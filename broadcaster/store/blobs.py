@@ -165,6 +165,10 @@ class Blobs:
         finally:
             os.close(fd)
 
+    def is_known(self, sha256: str) -> bool:
+        """Whether there is such a blob, good or damaged, in its place or in quarantine."""
+        return self.size(sha256) is not None or sha256 in self.quarantined()
+
     def remove(self, sha256: str) -> None:
         """Unlink the blob, quarantined or not, if it is there."""
         try:

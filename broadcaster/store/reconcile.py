@@ -40,6 +40,9 @@ class Reconciliation:
     def __init__(self, index: Metadata, manifests: Manifests, blobs: Blobs, deletions: Deletions) -> None:
         self.notes: list[str] = []
         self.highest: dict[ModelKey, int] = {}
+        self.lost: dict[ModelKey, set[int]] = {}
+        """Versions of which only a manifest is left that cannot be read."""
+        self._lost: dict[str, set[int]] = {}
         self._index = index
         self._manifests = manifests
         self._blobs = blobs
@@ -54,6 +57,8 @@ class Reconciliation:
         for archived in self._index.models():
             model, tombstones = archived.info, archived.tombstones
             seen = self._seen.get(key_of(model.namespace, model.model_id), 0)
+            if lost := self._lost.get(key_of(model.namespace, model.model_id)):
+                self.lost[model.namespace, model.model_id] = lost
             self.highest[model.namespace, model.model_id] = max(seen, tombstones[-1][1] if tombstones else 0)
         self._sweep()
 
@@ -156,7 +161,9 @@ class Reconciliation:
                 versions.append((version, stamp))
             except StoreCorrupt as error:
                 self._damaged(error)
-                self._restore(key, {number})
+                self._restore(key, {number}, damaged=True)
+                if not self._index.versions(key, number):
+                    self._lost.setdefault(key, set()).add(number)
         if versions and not has_model:
             info = versions[0][0].info
             made = ArchivedModel(
@@ -166,15 +173,16 @@ class Reconciliation:
         if versions:
             self._index.put_versions(key, versions)
 
-    def _restore(self, key: str, numbers: set[int]) -> None:
-        """Versions whose manifest is lost or damaged: written anew from the index if the blob is there, else forgotten."""
+    def _restore(self, key: str, numbers: set[int], *, damaged: bool = False) -> None:
+        """Versions whose manifest is lost or damaged: written anew from the index; forgotten if the blob is lost as well, unless
+        the manifest is there and `damaged`: what was deleted has left none."""
         tombstones = self._tombstones(key) if numbers else ()
         for number in sorted(numbers):
             if covers(tombstones, number):  # The index is older than the deletion.
                 self._index.remove(key, [number], model=False)
             for version in self._index.versions(key, number):
                 name = f"{version.info.model_id} version {number}"
-                if self._blobs.size(version.sha256) == version.info.size:
+                if damaged or self._blobs.is_known(version.sha256):
                     self._index.put_version(version, self._manifests.put_version(version))
                     self.notes.append(f"{name}: its manifest was lost or damaged, and is written anew from the index")
                 else:

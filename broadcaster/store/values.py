@@ -54,6 +54,7 @@ class Loaded:
     `terms` says which term of a model is held.
     `deleted_uploads` names the versions that came of the newest upload ids whose versions were deleted, `ended` the highest
     number that went with each model that was deleted.
+    `lost` are versions of which only a manifest is left that cannot be read: damaged, not unknown.
     `notes` are sentences for the operator's log: what was found damaged and what was done about it.
     """
 
@@ -65,6 +66,7 @@ class Loaded:
     tombstones: dict[ModelKey, Ranges] = field(default_factory=dict)
     deleted_uploads: dict[bytes, tuple[ModelKey, int]] = field(default_factory=dict)
     ended: dict[ModelKey, int] = field(default_factory=dict)
+    lost: dict[ModelKey, set[int]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
 

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from broadcaster.protocol.errors import NoSpace, StoreCorrupt, StoreError, StoreUnavailable
+from broadcaster.catalog import Catalog, Retention
+from broadcaster.protocol.errors import NoSpace, StoreCorrupt, StoreError, StoreUnavailable, UnknownVersion
 from broadcaster.store import Archive, ArchivedVersion, failpoints
 from broadcaster.store.quarantine import Damage
 from broadcaster.store.scrub import PROGRESS
@@ -404,3 +405,61 @@ def test_an_upkeep_outlives_its_archive_quietly(archive: Archive) -> None:
         wait_until(lambda: watched.upkeep.scrub_bytes, "it works")
         archive.close()
     assert not watched.said
+
+
+# --- damage that a start finds ------------------------------------------------------------------------------------------
+
+
+def test_a_version_whose_manifest_and_blob_are_both_damaged_is_not_forgotten(archive: Archive) -> None:
+    for number in (1, 2):
+        version = keep(archive, "policy", number, payload(100, number))
+        blob_of(archive, version).unlink()
+    flip(manifest_of(archive, 1), 40)
+    manifest_of(archive, 2).unlink()  # as a deletion leaves it that an older index does not know
+    archive.close()
+    for _ in range(2):
+        with Archive.open(archive.directory, now_ms=NOW) as again:
+            loaded = again.load()
+            assert [found.info.number for found in loaded.versions] == [1]
+            with pytest.raises(StoreCorrupt):
+                again.read(loaded.versions[0], 0, 10)
+
+
+def test_a_lost_manifest_of_a_payload_in_quarantine_is_written_anew(archive: Archive) -> None:
+    version = keep(archive, "policy", 1, DATA)
+    flip(blob_of(archive, version), 7)
+    scrub(archive)
+    manifest_of(archive, 1).unlink()
+    archive.close()
+    with Archive.open(archive.directory, now_ms=NOW) as again:
+        (found,) = again.load().versions
+        with pytest.raises(StoreCorrupt):
+            again.read(found, 0, 10)
+        keep(again, "policy", 2, DATA)
+        assert read_all(again, found) == DATA
+
+
+def test_a_version_of_which_only_an_unreadable_manifest_is_left_is_damaged_and_not_unknown(archive: Archive) -> None:
+    keep(archive, "policy", 1, DATA)
+    lost = keep(archive, "policy", 2, payload(100, 2))
+    flip(manifest_of(archive, 2), 40)
+    archive.close()
+    (archive.directory / "index.sqlite3").unlink()
+    for _ in range(2):
+        with Archive.open(archive.directory, now_ms=NOW) as again:
+            loaded = again.load()
+            assert loaded.lost == {("default", "policy"): {2}}
+            assert [found.info.number for found in loaded.versions] == [1]
+            assert blob_of(again, lost).exists()
+            catalog = Catalog(Retention())
+            catalog.create(("default", "policy"), 0)
+            catalog.load(loaded.versions[0].info, bytes(16))
+            catalog.load_lost(*next(iter(loaded.lost.items())))
+            with pytest.raises(StoreCorrupt, match="version 2"):
+                catalog.find(("default", "policy"), 2)
+            assert catalog.find(("default", "policy"), -1).info.number == 1
+            with pytest.raises(UnknownVersion):
+                catalog.find(("default", "policy"), 3)
+    flip(manifest_of(archive, 2), 40)  # the very bit, as if a backup had been restored
+    with Archive.open(archive.directory, now_ms=NOW) as again:
+        assert again.load().lost == {} and read_all(again, again.load().versions[1]) == payload(100, 2)
