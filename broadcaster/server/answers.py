@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import socket
 import time
@@ -14,11 +15,15 @@ from broadcaster.protocol.hops import BROADCASTER, MOST_DETAILS, ErrorDetail
 from broadcaster.protocol.messages import Error
 from broadcaster.stats import Stats
 
+log = logging.getLogger("broadcaster.server")
+
 _LONGEST_FACT = 1000
 _LONGEST_DETAIL = 300
 _LONGEST_TRACEBACK = 1000
 _OWN_DETAILS = 6
 """Errors of one chain that are told: together with the facts they fit into a control map, whatever is in them."""
+_WARN_AGAIN = 1.0
+"""Seconds between two warnings of a disk that fails."""
 _NO_ID = bytes(16)
 _ABSOLUTE = re.compile(r"(?<=')/[^'\n]+(?=')|(?<![\w./…])/[^\s'\",;:()\[\]]+")
 """What looks like a path of a disk, in quotes (with blanks, then) or without."""
@@ -38,6 +43,7 @@ class Answers:
         self.stats = stats
         self._node = node
         self._debug = debug
+        self._warned = -_WARN_AGAIN
         # A path ends where a name ends: the longest first, so that one directory may lie in another.
         self._roots = [
             (re.compile(re.escape(path) + r"(?![\w.-])"), name)
@@ -57,6 +63,7 @@ class Answers:
             facts[name] = plain if not isinstance(plain, int) or abs(plain) < 1 << 63 else str(plain)
         if request_id == _NO_ID and error.request_id is not None:
             request_id = bytes.fromhex(error.request_id)
+        self._log(error, request_id, disk=disk)
         return Error(
             request_id=request_id,
             hops=error.hops or None,
@@ -66,6 +73,13 @@ class Answers:
             facts=facts,
             details=self._details(error),
         )
+
+    def _log(self, error: BroadcasterError, request_id: bytes, *, disk: bool) -> None:
+        """What clients are not told is here; of a disk that fails for all of them, once a second."""
+        level, now = logging.DEBUG, time.monotonic()
+        if disk and now >= self._warned + _WARN_AGAIN:
+            level, self._warned = logging.WARNING, now
+        log.log(level, "refused code=%s request=%s reason=%s", error.code, request_id.hex(), error)
 
     def _details(self, error: BroadcasterError) -> tuple[ErrorDetail, ...]:
         """What led to it, innermost first: behind what another node said of it."""

@@ -153,6 +153,24 @@ def test_the_hosts_name_is_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
         assert host_name() == name and re.fullmatch(PATTERN, name)
 
 
+def test_the_log_has_all_that_clients_are_not_told_once_a_second(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 100.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    caplog.set_level("DEBUG", "broadcaster.server")
+    made = answers()
+    for number in range(5):
+        made.error(failed("archiving", "/srv/models/blobs"), bytes([number]) * 16)
+    now += 1
+    made.error(failed("archiving", "/srv/models/blobs"), ID)
+    made.error(UnknownModel(model_id="policy", namespace="lab"), ID)
+    warned = [record for record in caplog.records if record.levelname == "WARNING"]
+    assert [record.args[1] for record in warned if isinstance(record.args, tuple)] == ["00" * 16, "07" * 16]
+    assert all("/srv/models/blobs" in record.getMessage() for record in warned)
+    assert len(caplog.records) == 7 and ID.hex() in caplog.records[-1].getMessage()
+
+
 def test_a_timing_is_of_one_request() -> None:
     timing = answers().timing()
     (hop,) = timing.hops()
