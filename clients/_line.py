@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import mmap
 import threading
+import time
 
 from broadcaster.protocol.errors import BroadcasterError, VersionSuperseded
 from clients._driver.frames import Frames
@@ -24,6 +26,8 @@ class Line:
         self._driver = driver
         self._lock = threading.RLock()
         self._running: Upload | None = None
+        self._since = -math.inf
+        """When (monotonic) it was started by way of the I/O thread."""
         self._waiting: Upload | None = None
         self._memory: dict[bytes, mmap.mmap] = {}
         self._kept = Kept(keep=1)
@@ -41,12 +45,16 @@ class Line:
             self._frames = {id(one): self._frames.get(id(one)) or Frames() for one in (memory, *self._memory.values())}
             return memory, self._frames[id(memory)]
 
-    def begin(self, upload: Upload, memory: mmap.mmap | None) -> bool:
-        """Takes it in, and starts it if nothing is before it: whether it was started."""
+    def begin(self, upload: Upload, memory: mmap.mmap | None, *, direct: bool = False) -> bool:
+        """Takes it in, and starts it if nothing is before it: whether it was started. With `direct` that is all: who calls
+        sends it, or has it `go`."""
         with self._lock:
             self._supersede()
             if memory is not None:
                 self._memory[upload.key] = memory
+            if direct and self._running is None:
+                self._running, self._since = upload, -math.inf
+                return True
             self._driver.post(lambda now: self._driver.add_upload(upload))
             if self._running is None:
                 self._start(upload)
@@ -69,6 +77,12 @@ class Line:
             else:
                 self._waiting = upload
 
+    def go(self, upload: Upload) -> None:
+        """One that was begun directly goes by way of the I/O thread."""
+        with self._lock:
+            self._driver.post(lambda now: self._driver.add_upload(upload))
+            self._start(upload)
+
     def ended(self, upload: Upload, intact: bool) -> None:
         """`intact`: its memory is not used by anybody any more. Called on the I/O thread, before its future ends."""
         with self._lock:
@@ -77,6 +91,10 @@ class Line:
                 self._waiting = None
             if self._running is not upload:
                 return
+            if not intact:
+                self._driver.lane.given_up()
+            elif upload.started:
+                self._driver.lane.acknowledged(self._since)
             self._running, following, self._waiting = None, self._waiting, None
             if following is not None:
                 with contextlib.suppress(BroadcasterError):  # The client ends, and with it the one that waited.
@@ -90,7 +108,7 @@ class Line:
             self._driver.post(lambda now: self._driver.fail_upload(waiting, error))
 
     def _start(self, upload: Upload) -> None:
-        self._running = upload
+        self._running, self._since = upload, time.monotonic()
         try:
             self._driver.post(lambda now: self._driver.start_upload(upload, now))
         except BroadcasterError:

@@ -47,13 +47,18 @@ class Sending:
         """Until when (monotonic) no slot is waited for."""
         self._one_snapshot = threading.Lock()
 
-    def snapshot(self, begin: Begin, plan: codec.Plan, deadline: float, timeout: float, *, ahead: bool) -> Upload:
-        """The upload of a payload, which is copied when this returns. `ahead`: it may be one that was begun before."""
+    def snapshot(
+        self, begin: Begin, plan: codec.Plan, deadline: float, timeout: float, *, ahead: bool, waits: bool = False
+    ) -> Upload:
+        """The upload of a payload, which is copied when this returns. `ahead`: it may be one that was begun before. `waits`: the
+        caller will wait for its end, so it may have come by then."""
         with self._one_snapshot:
             slots = self.slots(plan.size)
             if slots is not None:
                 return self._granted(begin, plan, slots, deadline, timeout, ahead=ahead)
-            return (self._whole if plan.size <= CHUNK else self._chunked)(begin, plan, deadline, timeout)
+            if plan.size <= CHUNK:
+                return self._whole(begin, plan, deadline, timeout, direct=waits and plan.size <= INLINE)
+            return self._chunked(begin, plan, deadline, timeout)
 
     def slots(self, size: int) -> SlotDirectory | None:
         """Where a payload of this size is written to, if there are slots for it."""
@@ -197,7 +202,7 @@ class Sending:
 
         self._driver.post(fail)
 
-    def _whole(self, begin: Begin, plan: codec.Plan, deadline: float, timeout: float) -> Upload:
+    def _whole(self, begin: Begin, plan: codec.Plan, deadline: float, timeout: float, *, direct: bool) -> Upload:
         """A payload that fits one message: copied first, then sent. The tiny ones need no memory that is kept."""
         memory, frames = (None, None) if plan.size <= INLINE else self.line.memory(plan.size)
         view = memoryview(bytearray(plan.size)) if memory is None else view_of(memory, plan.size)
@@ -207,8 +212,10 @@ class Sending:
         message = Publish(**given, digest=digest)
         upload = WholeUpload(message, payload, self._driver.send_upload, self.line.ended, deadline, timeout)
         try:
-            if not self.line.begin(upload, memory):
+            if not self.line.begin(upload, memory, direct=direct):
                 self.line.queue(upload)
+            elif direct and not self._driver.lane.exchange(upload):
+                self.line.go(upload)
         except BaseException as error:
             self.take_back(upload, error)
             raise

@@ -74,7 +74,7 @@ class Publisher:
         another publisher is the model's only one, for ever if this one was; RequestTimeout when the outcome is not known after
         `timeout` seconds: then a retry with the same `upload_id` is safe.
         """
-        upload = self.begin(weights, archived, metrics, user_data, timeout, upload_id)
+        upload = self.begin(weights, archived, metrics, user_data, timeout, upload_id, waits=True)
         while progress is not None and not futures.ended(upload.future, LOOK):
             progress(upload.acknowledged, upload.begin.size)
         version = futures.wait(upload.future, f"publishing {self.model_id}", timeout)
@@ -107,8 +107,11 @@ class Publisher:
         user_data: Mapping[str, str] | None,
         timeout: float,
         upload_id: bytes | None,
+        *,
+        waits: bool = False,
     ) -> Upload:
-        """The upload of a snapshot of the weights, which is complete when this returns."""
+        """The upload of a snapshot of the weights, which is complete when this returns. `waits`: the caller will wait for its
+        end, so it may have come by then."""
         self._driver.check()
         deadline = time.monotonic() + check_timeout(timeout)
         ahead = upload_id is None
@@ -126,7 +129,7 @@ class Publisher:
             metrics=numbers,
             creation_timestamp=time.time_ns(),
         )
-        upload = self._sending.snapshot(begin, plan, deadline, timeout, ahead=ahead)
+        upload = self._sending.snapshot(begin, plan, deadline, timeout, ahead=ahead, waits=waits)
         if self._term is not None:
             self._term.watch(upload.future)
         return upload

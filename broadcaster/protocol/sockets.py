@@ -37,9 +37,11 @@ SERVER: dict[str, dict[str, int]] = {
 
 CLIENT: dict[str, dict[str, int]] = {
     "upload": _EVERYWHERE | _CONNECTING | {"MAXMSGSIZE": CHUNK, "SNDHWM": 4000, "RCVHWM": 4000},
+    "lane": _EVERYWHERE | _CONNECTING | {"MAXMSGSIZE": CHUNK, "SNDHWM": 16, "RCVHWM": 256, "IMMEDIATE": 1},
     "push": _EVERYWHERE | _CONNECTING | {"MAXMSGSIZE": CHUNK, "RCVHWM": 24},
     "data": _EVERYWHERE | _CONNECTING | {"MAXMSGSIZE": CHUNK, "SNDHWM": 1000, "RCVHWM": 256},
 }
-"""Options of a client's sockets by channel (DEALER, SUB, DEALER). What a slow actor does not take waits at the broadcaster, where
-it is shared, not in a queue of its own: hence the small RCVHWM of push. What waits on upload is bounded by credit, not by the
-queue: a message that found it full would be repeated a second later."""
+"""Options of a client's sockets by channel (DEALER, DEALER, SUB, DEALER; the second is one more to the upload channel, and
+queues nothing while it is not connected). What a slow actor does not take waits at the broadcaster, where it is shared, not in a
+queue of its own: hence the small RCVHWM of push. What waits on upload is bounded by credit, not by the queue: a message that
+found it full would be repeated a second later."""

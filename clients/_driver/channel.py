@@ -14,7 +14,7 @@ NOW = int(zmq.NOBLOCK)
 NOW_AND_MORE = int(zmq.NOBLOCK) | int(zmq.SNDMORE)
 """Plain numbers: an operation on pyzmq's enums costs as much as a small send."""
 
-KINDS = {"upload": zmq.DEALER, "push": zmq.SUB, "data": zmq.DEALER}
+KINDS = {"upload": zmq.DEALER, "lane": zmq.DEALER, "push": zmq.SUB, "data": zmq.DEALER}
 
 
 class Channel:

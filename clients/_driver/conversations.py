@@ -14,7 +14,6 @@ from broadcaster.protocol.frames import ChunkHeader, decode, decode_header, is_c
 from broadcaster.protocol.messages import Done, Error, Message, Reply
 from clients._driver.alias_feed import AnyFeed
 from clients._driver.channel import NOW, Channel
-from clients._driver.feed import Feed
 from clients._driver.owner import KEY, Owner, Reader
 from clients._driver.uploading import Upload
 
@@ -190,7 +189,8 @@ class Conversations:
     def _upload_of(self, message: Message) -> Upload | None:
         upload_id: bytes | None = getattr(message, "upload_id", None)
         if upload_id is not None or not isinstance(message, Error | Done):
-            return self.uploads.get(upload_id or b"")
+            upload = self.uploads.get(upload_id or b"")
+            return upload if upload is not None and upload.is_answered_by(message) else None
         return next((found for found in self.uploads.values() if found.begin.request_id == message.request_id), None)
 
 

@@ -36,7 +36,7 @@ from clients._driver.asking import Ask
 from clients._driver.channel import Channel
 from clients._driver.conversations import Conversations
 from clients._driver.delivery import Delivery
-from clients._driver.feed import Feed
+from clients._driver.lane import Lane
 from clients._driver.owner import Reader
 from clients._driver.uploading import Upload
 from clients._driver.wakeup import Wakeup
@@ -85,6 +85,8 @@ class Driver:
         """Waits for users' commands alone."""
         self._all = Conversations()
         self._channels: dict[str, Channel] = {}
+        self.lane = Lane(lambda: self._address_of("upload"), lambda address: Channel(self._context, "lane", address))
+        """For small publications."""
         self._greeting = False
         self._greeted = 0.0
         self._thread = threading.Thread(target=self._run, name=f"clients {address.data}", daemon=True)
@@ -396,4 +398,5 @@ class Driver:
                 log.exception("a conversation did not end well address=%s", self.address.data)
         for name in list(self._channels):
             self._channels.pop(name).close(lingers.get(name, 0.0))
+        self.lane.close()
         self._context.term()

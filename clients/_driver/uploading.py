@@ -22,6 +22,8 @@ from clients._driver.asking import left
 from clients._driver.frames import Frames
 from clients._driver.owner import Send
 
+_NO_ID = bytes(16)
+
 Ended = Callable[[Any, bool], None]
 """Is told the upload that ends, and whether its memory is not used by anybody any more."""
 
@@ -52,6 +54,12 @@ class Upload(ABC):
     def written(self) -> None:
         """Nobody writes to the payload's memory any more."""
         return
+
+    def is_answered_by(self, message: Message) -> bool:
+        """Whether this message is for it: a refusal may be of an earlier call with the same upload id, that was given up."""
+        if getattr(message, "upload_id", None) != self.key:
+            return False
+        return not isinstance(message, Error) or message.request_id in (self.begin.request_id, self.key, _NO_ID)
 
     @property
     @abstractmethod

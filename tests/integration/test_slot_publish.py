@@ -371,8 +371,8 @@ def test_what_is_known_of_a_version_survives_that_its_slot_cannot_be_opened(own:
 def test_ctrl_c_in_any_moment_of_a_publication_does_not_stand_in_the_way_of_the_next_one(
     own: BroadcasterProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupt(real: Callable[..., bool], *given: Any) -> bool:
-        real(*given)
+    def interrupt(real: Callable[..., bool], *given: Any, **options: Any) -> bool:
+        real(*given, **options)
         raise KeyboardInterrupt
 
     for slot_dir, payload in [(None, bytes(3 * MIB)), (NO_SLOTS, bytes(3 * MIB)), (NO_SLOTS, bytes(MIB))]:

@@ -18,6 +18,7 @@ from broadcaster.protocol.messages import Abort, Begin, Commit, Credit, Done, Er
 from broadcaster.protocol.version import VersionInfo
 from clients._driver.frames import Frames
 from clients._driver.granted import SlotUpload
+from clients._driver.lane import Lane
 from clients._driver.uploading import Upload
 from clients._line import Line
 from clients._ready import IDLE, Ready
@@ -31,6 +32,7 @@ class Desk:
     def __init__(self) -> None:
         self.now = 0.0
         self.sent: list[Any] = []
+        self.lane = Lane(lambda: "", lambda address: pytest.fail("nothing goes directly here"))
         self.line = Line(self)  # type: ignore[arg-type]
 
     def post(self, command: Any) -> None:

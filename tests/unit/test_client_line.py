@@ -13,6 +13,7 @@ from broadcaster.protocol.errors import Aborted, BroadcasterError, Busy, Closed,
 from broadcaster.protocol.frames import Chunk
 from broadcaster.protocol.messages import Abort, Begin, Commit, Credit, Done, Error, Publish
 from broadcaster.protocol.version import VersionInfo
+from clients._driver.lane import Lane
 from clients._driver.uploading import ChunkedUpload, Upload, WholeUpload
 from clients._line import Line
 from clients.buffers import view_of
@@ -26,6 +27,7 @@ class Desk:
     def __init__(self) -> None:
         self.commands: deque[Callable[[float], None]] = deque()
         self.sent: list[Any] = []
+        self.lane = Lane(lambda: "", lambda address: pytest.fail("nothing goes directly here"))
         self.line = Line(self)  # type: ignore[arg-type]
 
     def post(self, command: Callable[[float], None]) -> None:
