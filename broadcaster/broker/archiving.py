@@ -16,6 +16,7 @@ from broadcaster.catalog import Kept
 from broadcaster.protocol.errors import BroadcasterError, VersionDeleted
 from broadcaster.protocol.ranges import Ranges
 from broadcaster.protocol.version import ModelInfo, VersionInfo
+from broadcaster.store.archive import ANNOTATIONS
 from broadcaster.store.blobs import Staged
 from broadcaster.store.quarantine import Damage
 from broadcaster.store.values import ArchivedVersion
@@ -109,6 +110,13 @@ class Archiving:
             return archive.keep(staged, place.view, replace(info, archived=True), kept.upload_id, epoch)
 
         def finished(result: ArchivedVersion | BaseException) -> None:
+            if isinstance(result, ArchivedVersion) and self._said_since(kept, result):
+                said = kept.info
+                try:
+                    submit(self._rooms.writer, self._front, lambda: archive.annotate(said), finished)
+                    return
+                except BroadcasterError as error:
+                    result = error
             place.jobs -= 1
             catalog.unpin(kept)
             if isinstance(result, BaseException):
@@ -123,6 +131,12 @@ class Archiving:
             submit(self._rooms.writer, self._front, self._waiting.in_time(waiter, job), finished)
         except BroadcasterError as error:
             finished(error)
+
+    def _said_since(self, kept: Kept, version: ArchivedVersion) -> bool:
+        """Whether more was said of a version while it was written: that was answered as done, and must be on the disk too."""
+        if kept.leaving or not self._rooms.catalog.holds(kept):
+            return False
+        return any(getattr(kept.info, name) != getattr(version.info, name) for name in ANNOTATIONS)
 
     def _became_archived(self, kept: Kept, version: ArchivedVersion) -> VersionInfo:
         key = (version.info.namespace, version.info.model_id)

@@ -34,6 +34,8 @@ from broadcaster.store.scrub import Scrub
 from broadcaster.store.trash import Trash
 from broadcaster.store.values import ArchivedModel, ArchivedVersion, Health, Loaded, ModelKey
 
+ANNOTATIONS = ("user_data", "metrics", "tags", "description", "pinned")
+"""Fields of a version that may change after it was archived."""
 SPARE = 16 << 20
 """Bytes of the disk that no blob is given: the index, the manifests and the floors need room when blobs have none."""
 
@@ -218,6 +220,13 @@ class Archive:
         with self._writing("pinning"):
             version = self._version(namespace, model_id, number)
             self._store(replace(version, info=replace(version.info, pinned=pinned)))
+
+    def annotate(self, info: VersionInfo) -> ArchivedVersion:
+        """Replace all that is said of an archived version: user data, metrics, tags, description, and whether it is pinned."""
+        with self._writing("annotating"):
+            version = self._version(info.namespace, info.model_id, info.number)
+            said = {name: getattr(info, name) for name in ANNOTATIONS}
+            return self._store(replace(version, info=replace(version.info, **said)))
 
     # --- models ----------------------------------------------------------------------------------------------------
 

@@ -66,6 +66,43 @@ def test_a_version_that_comes_before_the_first_block_of_numbers_waits_for_it(
     assert done.kind == "done" and done.fields["version"]["number"] == 2
 
 
+def test_what_is_said_of_a_version_while_it_is_archived_is_durable_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    held, keep, answered = threading.Event(), Archive.keep, threading.Event()
+
+    def late(self: Archive, *what: Any) -> Any:
+        kept = keep(self, *what)
+        answered.set()
+        assert held.wait(20)
+        return kept
+
+    monkeypatch.setattr(Archive, "keep", late)
+    model = {"model_id": "policy"}
+
+    def work(peer: BarePeer) -> Any:
+        archiving = threading.Thread(target=publish)
+        archiving.start()
+        assert answered.wait(20)
+        peer.ask("add-metrics", **model, number=1, metrics={"return": 5.0})
+        peer.ask("set-tags", **model, number=1, tags={"stage": "good"})
+        described = peer.ask("describe", **model, number=1, description="said late")
+        held.set()
+        archiving.join()
+        return described
+
+    def publish() -> None:
+        with BarePeer(made.endpoints) as other:
+            done.append(other.publish("policy", b"one", archived=True))
+
+    done: list[Any] = []
+    made = core(tmp_path)
+    described = serving(made, work)
+    monkeypatch.undo()
+    again = serving(core(tmp_path), lambda peer: peer.ask("get-version", **model, ref=1))
+    version = again.fields["version"]
+    assert (version["metrics"], version["tags"], version["description"]) == ({"return": 5.0}, {"stage": "good"}, "said late")
+    assert {**described.fields["version"], "archived": True, "sha256": version["sha256"]} == version == done[0].fields["version"]
+
+
 @pytest.mark.parametrize("whole_model", [False, True])
 def test_a_version_that_is_being_deleted_cannot_be_archived_behind_its_deletion(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole_model: bool
