@@ -24,7 +24,7 @@ from tests.broadcaster_process import ROOT, BroadcasterProcess
 from tests.fault.history.checker import Known
 from tests.fault.history.events import History, Recorder, history_of
 from tests.fault.history.parties import Keeper, Part, Party, publish
-from tests.fault.history.schedule import BROADCASTER, DISK, Fault, schedule
+from tests.fault.history.schedule import BROADCASTER, DISK, FILL, KINDS, Fault, Kind, schedule
 from tests.fault.real.forwarder import DOWN, UP, Forwarder
 
 MIB = 1 << 20
@@ -33,6 +33,7 @@ MODELS = ("fast", "steady", "mixed", "large", "brief")
 DOOMED = ("brief",)
 SMALL, MIDDLE, LARGE = (100, 3_000, 60_000), (100, 70_000, 300_000), (300_000, 1 * MIB, 3 * MIB)
 DISK_SIZE = 512 * MIB
+OPTIONS = ["--memory-budget", "128MiB"]
 LOOK = 0.02
 """Seconds between two looks at what is due."""
 SAMPLE = 0.25
@@ -82,16 +83,9 @@ class Run:
     def play(self) -> History:
         """All of it. Raises AssertionError when somebody ends who should not."""
         with contextlib.ExitStack() as stack:
-            self._disk = stack.enter_context(mounted(self.directory / "archive"))
-            self.broadcaster = BroadcasterProcess(
-                self.directory / "broadcaster",
-                options=["--memory-budget", "128MiB"],
-                archive_dir=self.directory / "archive" / "data",
-            )
-            stack.enter_context(self.broadcaster)
-            self._line = stack.enter_context(Forwarder(self.broadcaster.ready, seed=self._seed))
+            parts = self.set_up(stack)
             stack.callback(self._end_all)
-            for part in cast(self.broadcaster.url, self._line.url, self.files, self._seed):
+            for part in parts:
                 self._start(part)
             wait_until(lambda: all(self._said(who) for who in self._parts), "everybody has begun", seconds=40)
             self._let_faults_happen()
@@ -99,8 +93,34 @@ class Run:
         self.recorder.write("ended")
         return self.read()
 
+    def set_up(self, stack: contextlib.ExitStack) -> list[Part]:
+        """Makes all that they need, to be taken down with `stack`, and says who takes part."""
+        self._disk = stack.enter_context(mounted(self.directory / "archive"))
+        archive = self.directory / "archive" / "data"
+        self.broadcaster = BroadcasterProcess(self.directory / "broadcaster", options=OPTIONS, archive_dir=archive)
+        stack.enter_context(self.broadcaster)
+        self._line = stack.enter_context(Forwarder(self.broadcaster.ready, seed=self._seed))
+        return cast(self.broadcaster.url, self._line.url, self.files, self._seed)
+
+    def command(self, part: Part) -> list[str]:
+        """The command line of a part's process."""
+        return part.command()
+
+    @property
+    def kinds(self) -> list[Kind]:
+        """The faults of this run."""
+        return KINDS if self._disk is None else [*KINDS, FILL]
+
+    def faults(self) -> list[Fault]:
+        names = [who.partition(".")[0] for who in self._parts]
+        return schedule(self._seed, self.seconds, self._pace, names, self.kinds)
+
     def read(self) -> History:
         return history_of(sorted(self.files.iterdir()))
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        return tuple(sorted({model for part in self._parts.values() for model in part.models}))
 
     # --- the parties -----------------------------------------------------------------------------------------------
 
@@ -109,7 +129,7 @@ class Run:
         with (self.directory / "errors.log").open("ab") as errors:
             environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
             self._processes[part.who] = subprocess.Popen(
-                part.command(), cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stderr=errors
+                self.command(part), cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stderr=errors
             )
 
     def _said(self, who: str) -> bool:
@@ -146,12 +166,12 @@ class Run:
     # --- the faults ------------------------------------------------------------------------------------------------
 
     def _let_faults_happen(self) -> None:
-        faults = schedule(self._seed, self.seconds, self._pace, list(self._parts), disk=self._disk is not None)
+        faults = self.faults()
         print(f"seed {self._seed}, {self.seconds:g} s, {len(faults)} faults:", *faults, sep="\n  ")
         order = itertools.count()
         due: list[tuple[float, int, Callable[[], object]]] = []
         for fault in faults:
-            begin, end = self._effects(fault)
+            begin, end = self.effects(fault)
             heapq.heappush(due, (fault.at, next(order), begin))
             if fault.lasts:
                 heapq.heappush(due, (fault.over, next(order), end))
@@ -166,7 +186,7 @@ class Run:
             else:
                 time.sleep(LOOK)
 
-    def _effects(self, fault: Fault) -> tuple[Callable[[], object], Callable[[], object]]:
+    def effects(self, fault: Fault) -> tuple[Callable[[], object], Callable[[], object]]:
         """What begins the fault, and what ends it."""
         kind, *what = fault.kind.split()
         match kind, fault.target:
@@ -236,9 +256,9 @@ class Run:
             process.terminate()
             assert process.wait(60) == 0, f"{who} ended with {process.returncode}"
         self.recorder.write("healed")
-        with clients.connect(self.broadcaster.url) as client:
+        with clients.connect(self.broadcaster.ipc_url) as client:
             newest = {}
-            for model in MODELS:
+            for model in self.models:
                 newest[model] = publish(self.recorder, client.publisher(model), os.urandom(200_000), archived=False)
                 assert newest[model] is not None, f"the last version of {model}"
             self._wait_for_actors(newest)
@@ -262,13 +282,13 @@ class Run:
 
     def _read_back(self, client: clients.Client) -> None:
         """Each archived version there should be is fetched."""
-        part = Part("keeper", "conductor", self.broadcaster.url, str(self.files), 0, MODELS)
+        part = Part("keeper", "conductor", self.broadcaster.url, str(self.files), 0, self.models)
         keeper, known = Keeper(Party(part, client, self.recorder, threading.Event())), Known(self.read())
         wanted = {(one["model"], one["number"]) for one in known.durable}
         for model, number in sorted(wanted):
             if not known.maybe_deleted(model, number, float("inf")):
                 keeper.fetch(model, number)
-        for model in MODELS:
+        for model in self.models:
             keeper.list(model)
 
     def _look_behind(self) -> None:

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 BROADCASTER, LINE, DISK = "broadcaster", "line", "disk"
+Kind = tuple[str, str, float]
+"""(kind, target, seconds at most); no target: one of the parties."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,15 +28,15 @@ class Fault:
         return f"{self.at:6.2f} s  {self.kind} {self.target}" + (f" for {self.lasts:.2f} s" if self.lasts else "")
 
 
-def schedule(seed: int, seconds: float, pace: float, parties: Sequence[str], *, disk: bool) -> list[Fault]:
+def schedule(seed: int, seconds: float, pace: float, parties: Sequence[str], every: Sequence[Kind]) -> list[Fault]:
     """About `pace` faults a second from the first second on, all over after `seconds`. Each kind comes once before any twice."""
     rng = random.Random(seed)
-    kinds: list[tuple[str, str, float]] = []
+    kinds: list[Kind] = []
     busy: dict[str, float] = {}
     faults: list[Fault] = []
     at = 1.0
     while at < seconds:
-        kinds = kinds or rng.sample(every_kind(disk), len(every_kind(disk)))
+        kinds = kinds or rng.sample(every, len(every))
         kind, whom, most = kinds.pop()
         target, lasts = whom or rng.choice(parties), most * rng.uniform(0.3, 1.0)
         if busy.get(target, 0.0) <= at and at + lasts <= seconds:
@@ -46,20 +48,18 @@ def schedule(seed: int, seconds: float, pace: float, parties: Sequence[str], *, 
     return faults
 
 
-def every_kind(disk: bool) -> list[tuple[str, str, float]]:
-    """(kind, target, seconds at most); no target: one of the parties."""
-    kinds = [
-        ("kill", BROADCASTER, 0.0),
-        ("stop", BROADCASTER, 1.5),
-        ("kill", "", 0.0),
-        ("kill", "", 0.0),
-        ("stop", "", 4.0),
-        ("stop", "", 4.0),
-        ("cut", LINE, 0.0),
-        ("cut", LINE, 0.0),
-        ("hold upload down", LINE, 2.0),
-        ("hold upload up", LINE, 2.0),
-        ("hold data down", LINE, 2.0),
-        ("hold push down", LINE, 2.0),
-    ]
-    return [*kinds, ("fill", DISK, 3.0)] if disk else kinds
+KINDS: list[Kind] = [
+    ("kill", BROADCASTER, 0.0),
+    ("stop", BROADCASTER, 1.5),
+    ("kill", "", 0.0),
+    ("kill", "", 0.0),
+    ("stop", "", 4.0),
+    ("stop", "", 4.0),
+    ("cut", LINE, 0.0),
+    ("cut", LINE, 0.0),
+    ("hold upload down", LINE, 2.0),
+    ("hold upload up", LINE, 2.0),
+    ("hold data down", LINE, 2.0),
+    ("hold push down", LINE, 2.0),
+]
+FILL: Kind = ("fill", DISK, 3.0)

@@ -14,7 +14,7 @@ import pytest
 from tests.fault.history.checker import Bounds, check
 from tests.fault.history.conductor import MIB, Run
 from tests.fault.history.events import History
-from tests.fault.history.schedule import every_kind, schedule
+from tests.fault.history.schedule import FILL, KINDS, schedule
 
 STALLED = 258 * MIB
 """What is kept for actors that take nothing, at most: docs/promises.md."""
@@ -34,13 +34,13 @@ def run(directory: Path, seed: int, seconds: float, pace: float) -> History:
 
 
 def test_the_same_seed_makes_the_same_faults() -> None:
-    parties = ["a", "b"]
-    assert schedule(7, 60, 1.0, parties, disk=True) == schedule(7, 60, 1.0, parties, disk=True)
-    assert schedule(7, 60, 1.0, parties, disk=True) != schedule(8, 60, 1.0, parties, disk=True)
+    parties, kinds = ["a", "b"], [*KINDS, FILL]
+    assert schedule(7, 60, 1.0, parties, kinds) == schedule(7, 60, 1.0, parties, kinds)
+    assert schedule(7, 60, 1.0, parties, kinds) != schedule(8, 60, 1.0, parties, kinds)
     for seed in range(50):
-        faults = schedule(seed, 60, 1.0, parties, disk=True)
+        faults = schedule(seed, 60, 1.0, parties, kinds)
         assert all(1.0 <= fault.at and fault.over <= 60 for fault in faults)
-        assert {fault.kind for fault in faults} == {kind for kind, _, _ in every_kind(True)}
+        assert {fault.kind for fault in faults} == {kind for kind, _, _ in kinds}
 
 
 @pytest.mark.deadline(150)
