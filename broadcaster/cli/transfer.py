@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -15,6 +15,11 @@ from broadcaster.cli.output import moment, pairs, print_json, progress, size
 from broadcaster.cli.text import one_line
 from broadcaster.protocol.errors import AlreadyExists, RequestTimeout, VersionEvicted
 from broadcaster.protocol.version import DIRECTORY, VersionInfo
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
+
+    from clients import Snapshot, Subscriber
 
 Value = TypeVar("Value")
 
@@ -122,19 +127,23 @@ def _require_free(out: Path, info: VersionInfo, *, force: bool) -> None:
 
 @click.command(cls=Command)
 @click.argument("model")
+@click.option("--alias", metavar="NAME", help="Watch what this alias names, instead of the newest.")
 @click.option("--count", metavar="N", type=click.IntRange(min=1), help="End after so many versions.")
 @timeout(None, "End after so many seconds; with --count that is a failure.")
 @at_a_broadcaster
 @as_json
-def watch(model: str, count: int | None, timeout: float | None, url: str | None, namespace: str, as_json: bool) -> None:
+def watch(
+    model: str, alias: str | None, count: int | None, timeout: float | None, url: str | None, namespace: str, as_json: bool
+) -> None:
     """Print a line for each new version.
 
     The newest version comes first, then each one from then on.
+    With --alias, the one that it names, then each that it is moved to.
     The model need not exist yet. With --json each line is one JSON object.
     """
     until = None if timeout is None else time.monotonic() + timeout
-    with connect(url, namespace) as client, client.subscriber(model) as subscriber:
-        versions, seen = subscriber.every(), 0
+    with connect(url, namespace) as client, client.subscriber(model, alias=alias) as subscriber:
+        versions, seen = subscriber.every() if alias is None else Moves(subscriber), 0
         while count is None or seen < count:
             future = versions.following()
             try:
@@ -150,6 +159,28 @@ def watch(model: str, count: int | None, timeout: float | None, url: str | None,
                 versions.answered(future)
             seen += 1
             _tell_version(info, as_json=as_json)
+
+
+class Moves:
+    """The versions that an alias comes to name, one after the other; see `clients.Every`."""
+
+    def __init__(self, subscriber: Subscriber) -> None:
+        self._subscriber = subscriber
+        self._last = 0
+        self._asked: Future[Snapshot] | None = None
+
+    def following(self) -> Future[Snapshot]:
+        if self._asked is None:
+            self._asked = self._subscriber.newer(self._last, None)
+        return self._asked
+
+    def hand_out(self, snapshot: Snapshot) -> Snapshot:
+        self._last = snapshot.version.number
+        return self._subscriber.hand_out(snapshot)
+
+    def answered(self, future: Future[Snapshot]) -> None:
+        if future.done():
+            self._asked = None
 
 
 def _tell_version(info: VersionInfo, *, as_json: bool) -> None:

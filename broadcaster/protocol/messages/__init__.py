@@ -55,7 +55,7 @@ from broadcaster.protocol.messages.push import Abandon, Beacon, Event
 from broadcaster.protocol.messages.retention import Pin, Prune, Pruned, SetRetention
 from broadcaster.protocol.messages.rules import DIGEST_KINDS, SHA256, XXH3, Message, Reply, Request, Rule, write_value
 from broadcaster.protocol.messages.search import Found, Search
-from broadcaster.protocol.messages.terms import GiveUpTerm, GivenUp, TakeTerm, Term
+from broadcaster.protocol.messages.terms import GivenUp, GiveUpTerm, TakeTerm, Term
 from broadcaster.protocol.messages.upload import (
     AS_IT_LIES,
     LAST_WORDS,
