@@ -254,12 +254,17 @@ class Registry:
         aliases = self._rooms.catalog.set_alias(key, request.alias, request.number, request.expect)
         self._announce(key, "aliased", now, alias=request.alias, number=request.number)
         archive = self._rooms.archive
-        self._durable(
-            caller,
-            lambda: archive.set_aliases(*key, aliases),
-            lambda: self._model_reply(request, key),
-            lambda: self._rooms.catalog.load_aliases(key, before),
-        )
+
+        def undo() -> None:
+            """This alias alone goes back, unless it has moved again; who follows it hears of that too."""
+            aliases = dict(self._rooms.catalog.model(key).aliases)
+            if aliases.pop(request.alias, None) == request.number:
+                again = {request.alias: before[request.alias]} if request.alias in before else {}
+                self._rooms.catalog.load_aliases(key, aliases | again)
+                number = self._rooms.catalog.model(key).aliases.get(request.alias)
+                self._announce(key, "aliased", now, alias=request.alias, number=number)
+
+        self._durable(caller, lambda: archive.set_aliases(*key, aliases), lambda: self._model_reply(request, key), undo)
 
     def pin(self, request: Pin, caller: Caller, now: float) -> None:
         """A transient version is held in memory; an archived one is held on disk, and stays pinned over restarts."""

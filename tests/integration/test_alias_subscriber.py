@@ -5,16 +5,22 @@ from __future__ import annotations
 import asyncio
 import json
 import subprocess
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 import clients
+from broadcaster.protocol.errors import StoreUnavailable
+from broadcaster.store.archive import Archive
 from clients import aio
 from tests.bare_peer import wait_until
 from tests.broadcaster_process import ROOT, BroadcasterProcess
 from tests.integration.commands import BASE, environment
+from tests.integration.test_held_disk import core, serving
 
 SIZE = (1 << 20) + 7
 
@@ -101,6 +107,32 @@ def test_it_is_found_out_after_a_restart_what_the_alias_names_now(own: Broadcast
                 other.registry.set_alias("policy", "champion", number)
             snapshot = subscriber.wait(timeout=30, newer_than=before)
             assert snapshot.version.number == number and bytes(snapshot.payload) == payload_of(number)
+
+
+def test_a_move_that_the_disk_refuses_is_taken_back_before_those_who_follow(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go_on = threading.Event()
+
+    def refusing(*_: object) -> None:
+        assert go_on.wait(20)
+        raise StoreUnavailable(operation="setting aliases", where="the archive", reason="no", hint="Check the disk.")
+
+    def work(_: object) -> list[int]:
+        with clients.connect(made.endpoints["data"]) as client, client.subscriber("policy", alias="champion") as subscriber:
+            publish(client, "policy", 2)
+            client.registry.set_alias("policy", "champion", 1)
+            seen = [subscriber.wait(timeout=20).version.number]
+            monkeypatch.setattr(Archive, "set_aliases", refusing)
+            with ThreadPoolExecutor(1) as pool:
+                moving = pool.submit(client.registry.set_alias, "policy", "champion", 2)
+                seen.append(subscriber.wait(timeout=20, newer_than=1).version.number)
+                go_on.set()
+                assert isinstance(moving.exception(20), clients.StoreUnavailable)
+            return [*seen, subscriber.wait(timeout=20, newer_than=2).version.number]
+
+    made = core(tmp_path)
+    assert serving(made, work) == [1, 2, 1]
 
 
 def test_iterating_gives_each_version_that_it_comes_to_name(client: clients.Client, model: str) -> None:
