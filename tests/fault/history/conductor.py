@@ -72,7 +72,7 @@ class Run:
         self.files = directory / "history"
         self.files.mkdir()
         self.recorder = Recorder(self.files / "conductor.jsonl", "conductor")
-        self._seed = seed
+        self.seed = seed
         self._pace = pace
         self._lives = itertools.count(2)
         self._parts: dict[str, Part] = {}
@@ -99,8 +99,8 @@ class Run:
         archive = self.directory / "archive" / "data"
         self.broadcaster = BroadcasterProcess(self.directory / "broadcaster", options=OPTIONS, archive_dir=archive)
         stack.enter_context(self.broadcaster)
-        self._line = stack.enter_context(Forwarder(self.broadcaster.ready, seed=self._seed))
-        return cast(self.broadcaster.url, self._line.url, self.files, self._seed)
+        self._line = stack.enter_context(Forwarder(self.broadcaster.ready, seed=self.seed))
+        return cast(self.broadcaster.url, self._line.url, self.files, self.seed)
 
     def command(self, part: Part) -> list[str]:
         """The command line of a part's process."""
@@ -113,7 +113,7 @@ class Run:
 
     def faults(self) -> list[Fault]:
         names = [who.partition(".")[0] for who in self._parts]
-        return schedule(self._seed, self.seconds, self._pace, names, self.kinds)
+        return schedule(self.seed, self.seconds, self._pace, names, self.kinds)
 
     def read(self) -> History:
         return history_of(sorted(self.files.iterdir()))
@@ -167,7 +167,7 @@ class Run:
 
     def _let_faults_happen(self) -> None:
         faults = self.faults()
-        print(f"seed {self._seed}, {self.seconds:g} s, {len(faults)} faults:", *faults, sep="\n  ")
+        print(f"seed {self.seed}, {self.seconds:g} s, {len(faults)} faults:", *faults, sep="\n  ")
         order = itertools.count()
         due: list[tuple[float, int, Callable[[], object]]] = []
         for fault in faults:

@@ -47,7 +47,7 @@ class FarRun(Run):
     def set_up(self, stack: contextlib.ExitStack) -> list[Part]:
         self.broadcaster = stack.enter_context(Near(self.directory / "broadcaster", self._wire))
         stack.callback(self._wire.heal)
-        rng = random.Random(self._seed)
+        rng = random.Random(self.seed)
 
         def part(role: str, number: int, *models: str, slot_dir: str | None = NO_SLOTS, **more: object) -> Part:
             about = {"slot_dir": slot_dir} | more
