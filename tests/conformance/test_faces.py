@@ -572,6 +572,24 @@ def test_stats_are_numbers(client: Any, model: str) -> None:
     assert stats["publishes"] >= 1 and all(isinstance(value, float) for value in stats.values())
 
 
+def test_rules_pins_and_pruning_are_the_same_in_both_faces(client: Any, model: str) -> None:
+    publisher, registry = client.publisher(model), client.registry
+    for value in range(6):
+        publisher.publish(weights(value), archived=True, metrics={"return": float(value == 1)})
+    assert registry.pin(model, 1).pinned and registry.pin(model).pinned and not registry.unpin(model, -1).pinned
+    would = registry.prune(model, last=1, best="return", dry_run=True)
+    assert (would.numbers, would.kept) == ((3, 4, 5), 3) and would.bytes == sum(v.size for v in list(registry.versions(model))[2:5])
+    assert registry.prune(model, last=1, best=("return", "max", 1)) == would
+    with pytest.raises(clients.VersionDeleted):
+        registry.get(model, 4)
+    assert registry.retention(model, every=5, age=3600).retention == {"every": 5, "age": 3600.0}
+    assert registry.prune(model).numbers == () and registry.retention(model).retention == {}
+    with pytest.raises(clients.Refused, match="pinned"):
+        registry.delete(model, 1)
+    with pytest.raises(clients.InvalidRequest):
+        registry.prune(model, best=("return", "max", 1, 2))
+
+
 # --- errors --------------------------------------------------------------------------------------------------------
 
 
