@@ -12,6 +12,7 @@ from typing import Any
 from broadcaster.protocol.errors import BroadcasterError, Closed, Fenced, RequestTimeout
 from clients._calls import Calls
 from clients._driver import futures
+from clients._process import HERE
 
 LEAST = 0.1
 """Seconds that the broadcaster has to take a term back, however little time is left."""
@@ -29,6 +30,7 @@ class Term:
         self._publisher = os.urandom(16)
         self._taken = calls.take_term(model_id, self._publisher)
         self._closed = False
+        self._pid = HERE.pid
         self._uploads = _Uploads()
         self._let_go = weakref.finalize(self, _let_go, calls, model_id, self._publisher, self._uploads)
         self._let_go.atexit = False
@@ -54,11 +56,12 @@ class Term:
         future.add_done_callback(self._uploads.ended)
 
     def end(self, timeout: float, *, wait: bool) -> None:
-        """Gives the term up within `timeout` seconds, with `wait` once what is under way has ended. A second call does nothing.
+        """Gives the term up within `timeout` seconds, with `wait` once what is under way has ended. A second call does nothing,
+        and neither does one in a forked child.
 
         Raises StoreError and RequestTimeout when the broadcaster does not take it back.
         """
-        if self._closed:
+        if self._closed or self._pid != HERE.pid:
             return
         self._closed = True
         until, newest = time.monotonic() + timeout, self._uploads.newest

@@ -236,6 +236,25 @@ def test_a_client_that_is_closed_gives_its_terms_up(shared: BroadcasterProcess, 
     publisher.close()
 
 
+def test_a_forked_child_gives_nothing_up(client: clients.Client, model: str) -> None:
+    publisher = client.publisher(model, exclusive=True)
+    child = os.fork()
+    if child == 0:
+        code = 1
+        with contextlib.suppress(BaseException):
+            publisher.close()
+            client.close()
+            try:
+                publisher.publish(b"from the child")
+            except clients.ForkError:
+                code = 0
+        os._exit(code)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    with fenced(term=0, current=1):
+        client.publisher(model).publish(b"stranger")
+    assert publisher.publish(b"mine").number == 1
+
+
 def test_an_operator_takes_the_term_from_a_publisher(client: clients.Client, model: str) -> None:
     publisher = client.publisher(model, exclusive=True)
     assert client.registry.give_up_term(model) == 1
