@@ -373,6 +373,7 @@ class Broker:
                 upload.assembler.expire(now)
             except Aborted as error:
                 self._uploads.fail(upload, error)
+        self.reading.tick(now)
         self.memory.evict(self.rooms.catalog.expired(now), now)
         self.rooms.slots.survey()
         self.acknowledging.tick(now)

@@ -27,6 +27,8 @@ class Memory:
         """Bytes of memory that uploads hold."""
         self.quiet: float | None = None
         """When to look whether a slot is missing."""
+        self.let_go: Callable[[], bool] = lambda: False
+        """Gives up what stays in memory for its readers alone; whether that was anything."""
 
     # --- coming ----------------------------------------------------------------------------------------------------
 
@@ -45,7 +47,7 @@ class Memory:
         try:
             return catalog.reserve(model_id, charge, self.in_flight, slots.pinned_bytes)
         except BudgetExceeded:
-            if not slots.survey():  # A reader may have let go since the last look.
+            if not (slots.survey() | self.let_go()):  # A reader may have let go since the last look.
                 raise
         return catalog.reserve(model_id, charge, self.in_flight, slots.pinned_bytes)
 

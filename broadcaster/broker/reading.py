@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
+
 from broadcaster.broker.archiving import Archiving
 from broadcaster.broker.checks import store_error
 from broadcaster.broker.memory import Memory
-from broadcaster.broker.rooms import Caller, Front, Rooms, submit
+from broadcaster.broker.rooms import Caller, Front, Key, Rooms, submit
 from broadcaster.broker.waiting import Waiting
+from broadcaster.catalog import Kept
 from broadcaster.protocol.errors import InvalidRequest
 from broadcaster.protocol.frames import ChunkHeader
 from broadcaster.protocol.limits import CHUNK
 from broadcaster.protocol.messages import Read
 
+HOLD = 2.0
+"""Seconds for which a transient version stays in memory behind a read of a part of it."""
+SHARE = 8
+"""The part of the memory budget that versions may take which stay for that alone: an eighth."""
+
 
 class Reading:
-    """Answers reads, while their callers still wait."""
+    """Answers reads, while their callers still wait. What is being read stays until it is read, unless its memory is needed."""
 
     def __init__(self, rooms: Rooms, front: Front, memory: Memory, archiving: Archiving, waiting: Waiting) -> None:
         self._rooms = rooms
@@ -22,6 +30,10 @@ class Reading:
         self._memory = memory
         self._archiving = archiving
         self._waiting = waiting
+        self._held: OrderedDict[tuple[Key, int], tuple[Kept, int, float]] = OrderedDict()
+        """Versions of which parts were read: the bytes of each, and until when it stays; the first to go is the first."""
+        self._held_bytes = 0
+        memory.let_go = self.let_go
 
     def read(self, read: Read, caller: Caller) -> None:
         """At most one chunk of a version. Raises InvalidRequest, Busy, or what the catalog says."""
@@ -38,6 +50,8 @@ class Reading:
             tracker = caller.chunk(header, place.view[read.offset : read.offset + length], track=True)
             if tracker is not None:
                 place.lend(tracker)
+            if kept.info.size > CHUNK and not kept.info.archived:
+                self._hold(key, kept)
             return
         version, archive = self._archiving.versions[key, read.number], self._rooms.archive
         cached = archive.read_cached(version, read.offset, length)
@@ -53,3 +67,34 @@ class Reading:
 
         job = self._waiting.in_time(caller, lambda: archive.read(version, read.offset, length))
         submit(self._rooms.readers, self._front, job, finished)
+
+    # --- what stays meanwhile ----------------------------------------------------------------------------------------
+
+    def _hold(self, key: Key, kept: Kept) -> None:
+        """More of this version is going to be read: it stays for a while, if there is room for that."""
+        place, until = (key, kept.info.number), self._waiting.clock() + HOLD
+        held = self._held.pop(place, None)
+        charge = kept.charge if held is None else held[1]
+        if held is None:
+            if self._held_bytes + charge > self._rooms.catalog.retention.budget // SHARE:
+                return
+            self._rooms.catalog.pin(kept)
+            self._held_bytes += charge
+        self._held[place] = kept, charge, until
+
+    def tick(self, now: float) -> None:
+        """What nobody read of for a while may leave."""
+        while self._held and next(iter(self._held.values()))[2] <= now:
+            self._drop()
+
+    def let_go(self) -> bool:
+        """Memory is needed for what is published: nothing stays for its readers. Whether anything did."""
+        any_held = bool(self._held)
+        while self._held:
+            self._drop()
+        return any_held
+
+    def _drop(self) -> None:
+        _, (kept, charge, _) = self._held.popitem(last=False)
+        self._held_bytes -= charge
+        self._rooms.catalog.unpin(kept)
