@@ -1,4 +1,4 @@
-"""A disk that fails, or an archive that is damaged, under a broadcaster that serves: what clients get, and that it mends by itself."""
+"""A disk that fails, or an archive that is damaged, under a broadcaster that serves: what clients get; it mends by itself."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def nothing_armed() -> Iterator[None]:
 def serve(tmp_path: Path, work: Callable[[BarePeer], Any], **settings: Any) -> Any:
     """What `work` returns while a core of this process serves the archive in `tmp_path`."""
     options = {"host": "127.0.0.1", "upload_port": 0, "push_port": 0, "data_port": 0, "advertise": None, "max_payload": 1 << 30}
-    directories = {"archive_dir": tmp_path / "archive", "slot_dir": tmp_path / "slots", "ready_file": None}
+    directories = {"archive_dir": tmp_path / "archive", "slot_dir": tmp_path / "slots"}
     core = Core(CoreOptions(**(options | directories | {"retention": Retention()} | settings)))
     thread = threading.Thread(target=core.run)
     thread.start()
