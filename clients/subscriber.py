@@ -15,6 +15,7 @@ from clients._checks import check_timeout
 from clients._driver import futures
 from clients._driver.acking import Mark
 from clients._driver.alias_feed import AliasFeed, AnyFeed
+from clients._driver.feed import Heard
 from clients._driver.listing import Listing
 from clients._driver.loop import Driver
 from clients._driver.waiting import Waiter
@@ -187,8 +188,8 @@ class Subscriber:
         newer = [item for item in heard if item.version.number > have]
         if not newer:
             return Lag(0, 0.0)
-        before = have or newer[0].version.number - 1
-        return Lag(newer[-1].version.number - before, max(0.0, time.monotonic() - newer[0].at))
+        last = next((item for item in reversed(heard) if 0 < item.version.number <= have), None)
+        return Lag(_behind(newer, have, last), max(0.0, time.monotonic() - newer[0].at))
 
     def stats(self) -> SubscriberStats:
         """What came so far, over all subscribers in this client that share what they receive."""
@@ -225,6 +226,18 @@ class Subscriber:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _behind(newer: list[Heard], have: int, last: Heard | None) -> int:
+    """How many versions those that were heard of are newer than `have` (0: nothing), which was heard of `last`, if it is still
+    known. One that was missed between two of them counts; numbers that the broadcaster skipped when it was killed do not."""
+    before, epoch = (have or newer[0].version.number - 1), (newer[0] if last is None else last).epoch
+    versions = 0
+    for item in newer:
+        same_life = None in (epoch, item.epoch) or epoch == item.epoch
+        versions += item.version.number - before if same_life else 1
+        before, epoch = item.version.number, item.epoch
+    return versions
 
 
 class Every(Iterator[Snapshot]):

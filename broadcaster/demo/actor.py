@@ -126,7 +126,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, required=True)
     given = parser.parse_args()
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context.instance()
-    with connect(given.url) as client:
+    with connect(given.url, name=f"actor-{given.index}") as client:
         policy = NewestPolicy(client.subscriber(MODEL))
         stage = Stage(given.seed * 1000 + given.index)
         sender, reporter = SampleSender(context, given.samples), Reporter(context, given.reports)

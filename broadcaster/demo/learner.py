@@ -136,7 +136,7 @@ def main() -> None:
     parser.add_argument("--until", type=float, required=True)
     given = parser.parse_args()
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context.instance()
-    with connect(given.url) as client:
+    with connect(given.url, name="learner") as client:
         samples, reporter = SampleReceiver(context, given.samples), Reporter(context, given.reports)
         learner = Learner(client, samples, reporter, Training(given.seed, given.actors, Tuning()))
         reporter.send(learner.learn(given.target, given.until))

@@ -53,10 +53,11 @@ class Outside(Protocol):
 
 
 class Heard(NamedTuple):
-    """A version that was heard of, and when (monotonic)."""
+    """A version that was heard of, when (monotonic), and in which life of the broadcaster, if that was known."""
 
     version: VersionInfo
     at: float
+    epoch: int | None
 
 
 class Feed(Waiting):
@@ -228,7 +229,7 @@ class Feed(Waiting):
     def _note_heard(self, now: float) -> None:
         known = self.follower.known
         if known is not None and (not self.heard or known.number > self.heard[-1].version.number):
-            self.heard.append(Heard(known, now))
+            self.heard.append(Heard(known, now, self.follower.epoch))
 
     def _serve(self) -> None:
         if self._waiters:
