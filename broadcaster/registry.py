@@ -165,8 +165,9 @@ class Registry:
     def set_retention(self, request: SetRetention, caller: Caller, now: float) -> None:
         key = _key(request, request.model_id)
         retention = {} if request.retention is None else read_policy(request.retention).write()
-        self._replace_model(request, key, caller, now, retention=retention)
-        self._broker.pruning.want(key)
+        self._rooms.catalog.model(key)
+        settled = self._broker.pruning.settling(key)
+        self._replace_model(request, key, caller, now, retention=retention, settled=settled)
 
     def _replace_model(
         self,
@@ -179,18 +180,24 @@ class Registry:
         tags: Mapping[str, str] | None = None,
         description: str | None = None,
         retention: Mapping[str, Fact] | None = None,
+        settled: Callable[[], None] = lambda: None,
     ) -> None:
+        """`settled` is called when the change is durable, or taken back."""
         before = self._rooms.catalog.model(key)
         said = {"user_data": user_data, "tags": tags, "description": description, "retention": retention}
         info = self._rooms.catalog.update(key, **said)  # type: ignore[arg-type]
         self._announce(key, "updated", now)
         archive = self._rooms.archive
-        self._durable(
-            caller,
-            lambda: archive.set_model(info),
-            lambda: self._model_reply(request, key),
-            lambda: self._rooms.catalog.update(key, **{name: getattr(before, name) for name in said}),
-        )
+
+        def reply() -> Model:
+            settled()
+            return self._model_reply(request, key)
+
+        def undo() -> None:
+            settled()
+            self._rooms.catalog.update(key, **{name: getattr(before, name) for name in said})
+
+        self._durable(caller, lambda: archive.set_model(info), reply, undo)
 
     def delete_model(self, request: DeleteModel, caller: Caller, now: float) -> None:
         key = _key(request, request.model_id)

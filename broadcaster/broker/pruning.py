@@ -6,6 +6,7 @@ Then it goes the way of every deletion: durable first, forgotten and told afterw
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -70,6 +71,7 @@ class Pruning:
         self._guard = ClockGuard(wall(), clock())
         self._due: dict[Key, None] = {}
         self._all_due = clock() + PERIOD
+        self._unsettled: Counter[Key] = Counter()
         self._running = False
         self._held = False
         self.told: Told = lambda sentence, key: None
@@ -80,6 +82,17 @@ class Pruning:
         """The standing policy of this model is applied soon, if it has one."""
         if self._rooms.catalog.has_retention(key):
             self._due[key] = None
+
+    def settling(self, key: Key) -> Callable[[], None]:
+        """The standing policy of this model is new, and not durable yet: it deletes nothing before it is. To be called then, or
+        when it was taken back."""
+        self._unsettled[key] += 1
+
+        def settled() -> None:
+            self._unsettled -= Counter([key])
+            self.want(key)
+
+        return settled
 
     def tick(self, now: float) -> None:
         """Looks at one model, if one is due and the last look is over."""
@@ -94,7 +107,7 @@ class Pruning:
             self._apply(key, now)
 
     def _apply(self, key: Key, now: float) -> None:
-        if not self._rooms.catalog.has_retention(key):
+        if not self._rooms.catalog.has_retention(key) or self._unsettled[key]:
             return
         policy = RetentionPolicy.read(self._rooms.catalog.model(key).retention)
         believed = policy.age is None or self._guard.believes(self._wall(), now)

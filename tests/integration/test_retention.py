@@ -13,10 +13,21 @@ import numpy as np
 import pytest
 
 import clients
-from clients import Client, InvalidRequest, Refused, UnknownModel, UnknownVersion, VersionDeleted, VersionEvicted, connect
+from clients import (
+    Client,
+    InvalidRequest,
+    ModelInfo,
+    Refused,
+    StoreUnavailable,
+    UnknownModel,
+    UnknownVersion,
+    VersionDeleted,
+    VersionEvicted,
+    connect,
+)
 from tests.bare_peer import BarePeer, wait_until
 from tests.broadcaster_process import BroadcasterProcess
-from tests.integration.cores import serving
+from tests.integration.cores import Inbox, held, rooms, serving
 
 LARGE = 70_000
 
@@ -163,6 +174,27 @@ def test_a_standing_policy_deletes_many_old_versions_some_at_a_time(client: Clie
     client.registry.retention(model, last=3)
     wait_until(lambda: numbers(client, model) == [103, 104, 105], "all of them went")
     assert client.registry.stats()["pruned"] == before + 102
+
+
+def test_rules_delete_nothing_before_they_are_durable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_model: ModelInfo) -> None:
+        raise StoreUnavailable(operation="storing a model", where="the archive", reason="a test", hint="")
+
+    with serving(tmp_path) as (made, peer):
+        catalog, archive, writer = rooms(made).catalog, rooms(made).archive, rooms(made).writer
+        for name in ("policy", "other") * 3:
+            assert peer.publish(name, os.urandom(8), archived=True).kind == "done"
+        inbox = Inbox(peer)
+        with held(writer):
+            monkeypatch.setattr(archive, "set_model", fail)
+            asked = inbox.send("set-retention", model_id="policy", retention={"last": 1})
+            wait_until(lambda: writer.waiting == 1, "the rules wait for the disk")
+            made.loop.post(lambda: catalog.update(("default", "other"), retention={"last": 1}) and None)
+            made.loop.post(lambda: made._broker.pruning.want(("default", "other")))
+            wait_until(lambda: writer.waiting == 2, "another model's turn has come")
+        assert inbox.answer(asked).code == "store-unavailable"
+        wait_until(lambda: peer.numbers("other") == [3], "the other model's rules did their work")
+        assert peer.numbers("policy") == [1, 2, 3] and catalog.model(("default", "policy")).retention == {}
 
 
 # --- pins ----------------------------------------------------------------------------------------------------------
