@@ -3,6 +3,7 @@
 lock                                  held for life; holds the owner's process id
 index.sqlite3                         the index: can be rebuilt from all the rest
 floors.log                            numbers that were handed out, outside the index
+deletions.log                         upload ids of deleted versions, and deleted models, outside the index
 blobs/ab/cdef...                      payloads, by SHA-256
 manifests/<key>/<number>.manifest     one per archived version; <key> is made of namespace and model_id
 manifests/<key>/model.manifest        one per model
