@@ -139,7 +139,8 @@ class Broker:
         when what came of it was deleted."""
         upload = self._uploads.under_way.get(begin.upload_id)
         if upload is not None:
-            require_same(begin, upload.key, upload.begin.size)
+            first = upload.begin
+            require_same(begin, upload.key, first.size, {first.digest} if isinstance(first, Publish) else ())
             upload.caller = caller
             self.rooms.stats.count("uploads_resumed")
             self._resume(upload, begin, now)
@@ -148,7 +149,7 @@ class Broker:
         if found is None:
             return False
         key, info = found
-        require_same(begin, key, info.size)
+        require_same(begin, key, info.size, {info.digest, info.sha256})
 
         def done(result: VersionInfo | BroadcasterError) -> None:
             if isinstance(result, VersionInfo):
@@ -356,7 +357,8 @@ class Broker:
             self._verify(whole, now)
         self.memory.prepare(now, busy=bool(self._uploads.under_way))
         self.chunks.settle(now)
-        self.acknowledging.settle(now)
+        if self.acknowledging.deadline is not None:
+            self.acknowledging.settle(now)
 
     @property
     def deadline(self) -> float | None:

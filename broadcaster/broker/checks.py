@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -10,7 +10,7 @@ from broadcaster.broker.rooms import Key
 from broadcaster.protocol.errors import AlreadyExists, BroadcasterError, InvalidRequest, PayloadTooLarge, StoreUnavailable
 from broadcaster.protocol.frames import encoded_size
 from broadcaster.protocol.limits import ANNOTATIONS, DESCRIPTION
-from broadcaster.protocol.messages import DIGEST_KINDS, LAST_WORDS, Begin, Commit
+from broadcaster.protocol.messages import DIGEST_KINDS, LAST_WORDS, Begin, Commit, Publish
 from broadcaster.protocol.names import check_name
 
 
@@ -49,9 +49,13 @@ def with_last_words(begin: Begin, later: Commit | Begin) -> Begin:
     return changed
 
 
-def require_same(begin: Begin, key: Key, size: int) -> None:
-    """An upload id is one payload's: answering for another one would lose it without a word. Raises AlreadyExists."""
-    if (begin.namespace, begin.model_id, begin.size) != (*key, size):
+def require_same(begin: Begin, key: Key, size: int, digests: Collection[str | None]) -> None:
+    """An upload id is one payload's: answering for another one would lose it without a word. Raises AlreadyExists.
+
+    `digests` are those of the payload that had the id, as far as they are known; only a `publish` says its own at once.
+    """
+    other = isinstance(begin, Publish) and digests and begin.digest not in digests
+    if other or (begin.namespace, begin.model_id, begin.size) != (*key, size):
         what = f"an upload with this id, of {size} bytes for {'/'.join(key)},"
         raise AlreadyExists(model_id=begin.model_id, what=what)
 
