@@ -18,7 +18,8 @@ from tests.broadcaster_process import BroadcasterProcess
 
 MIB = 1 << 20
 UPLOADS = [b"begin", b"publish", b"commit", b"abort", b"filled"]
-REQUESTS = sorted([b"ack", *(name for name, kind in KINDS.items() if issubclass(kind, Request))])
+REQUESTS = sorted([b"ack", *[b"give-up-term"] * 3, *(name for name, kind in KINDS.items() if issubclass(kind, Request))])
+"""Terms do not last: while one is held, hardly anything becomes a version."""
 FULL = [0, 1, 10, 10, 65536, 65537, MIB, MIB + 1, 3 * MIB, 3 * MIB]
 """Sizes of payloads of zeros, whose digests are often right."""
 STRANGE: list[Any] = [
@@ -91,6 +92,15 @@ class Fuzz:
             "gone": lambda: self.rng.random() < 0.1,
             "count": lambda: pick([0, 1, 2, (1 << 63) - 1]),
             "stage": lambda: pick(["applied", "received", "elsewhere"]),
+            "timing": lambda: self.rng.random() < 0.2,
+            "description": lambda: pick(["", "what it is", "x" * 5000]),
+            "where": lambda: pick([[], [{"field": "metrics.a", "op": ">", "value": 0}], [{"field": "", "op": "~"}], [{}] * 99]),
+            "order": lambda: pick(["number", "-metrics.a", "elsewhere", ""]),
+            "pinned": lambda: self.rng.random() < 0.5,
+            "retention": lambda: pick([{}, {"last": 2}, {"every": 2, "age": 1e6}, {"last": -1}, {"best": "a" * 2000}]),
+            "dry_run": lambda: self.rng.random() < 0.5,
+            "publisher": lambda: pick([bytes(16)] * 9 + [None]),
+            "term": lambda: pick([None] * 40 + [0, 1, 2, (1 << 63) - 1]),
         }
 
     def upload_id(self) -> bytes:
