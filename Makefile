@@ -2,7 +2,8 @@
 #
 #   make demo         the training run: one learner, many actors, a live table
 #   make test         all tests, except the fault tests that take minutes
-#   make test-fault   all fault tests, those that take minutes too
+#   make test-fault   all fault tests, those that take minutes too; installs their Debian packages where it may
+#   make test-planted plants bugs in a copy of the tree: each must turn the test red that is named for it
 #   make check        ruff, mypy --strict, the layer rule
 #   make bench        every benchmark, one JSON line per result; installs what it measures against
 #   make lock         requirements.lock again, with the newest versions
@@ -17,7 +18,7 @@ STAMP := $(VENV)/.installed
 PEERS := $(VENV)/.peers
 VERSION_OF := -c 'import platform; print(platform.python_version())'
 
-.PHONY: demo test test-fault check bench lock clean install
+.PHONY: demo test test-fault test-planted fault-tools check bench lock clean install
 .DEFAULT_GOAL := test
 
 # The stamp holds the version of the interpreter, so that naming another one makes the environment anew.
@@ -75,8 +76,27 @@ demo: $(STAMP)
 test: $(STAMP)
 	@$(BIN)/python -m pytest -n 2 --dist loadfile
 
-test-fault: $(STAMP)
+# What the fault tests need beside Python, by Debian package; what is missing after this is counted as skipped.
+FAULT_TOOLS := btrfs-progs e2fsprogs iproute2 libfaketime nftables strace xfsprogs
+
+fault-tools:
+	@missing=$$(for package in $(FAULT_TOOLS); do \
+	  dpkg-query -W -f='$${Status}\n' $$package 2>/dev/null | grep -q 'ok installed' || echo $$package; done); \
+	if [ -z "$$missing" ]; then exit 0; fi; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  echo "installing what the fault tests need:" $$missing; \
+	  apt-get install -qq -y --no-install-recommends $$missing >/dev/null \
+	    || { apt-get update -qq && apt-get install -qq -y --no-install-recommends $$missing >/dev/null; } \
+	    || echo "could not be installed, so tests will be skipped:" $$missing >&2; \
+	else \
+	  echo "not installed, so tests will be skipped:" $$missing "(as root: apt-get install" $$missing")" >&2; \
+	fi
+
+test-fault: $(STAMP) fault-tools
 	@$(BIN)/python -m pytest -m "" tests/fault
+
+test-planted: $(STAMP) fault-tools
+	@$(BIN)/python -m tests.fault.planted
 
 check: $(STAMP)
 	@echo "ruff: rules"

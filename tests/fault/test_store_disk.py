@@ -71,6 +71,34 @@ def test_an_error_at_any_step_of_keeping_is_typed_and_loses_nothing(tmp_path: Pa
         assert len(again.load().versions) == point + 1 and not again.load().notes
 
 
+def test_a_flush_that_failed_is_never_tried_again(archive: Archive, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The kernel may have dropped what it could not write: a second flush would say that it is there.
+    fsync, number, failed = os.fsync, 0, True
+    while failed:
+        number += 1
+        flushed: list[int] = []
+
+        def failing(fd: int, flushed: list[int] = flushed, number: int = number) -> None:
+            flushed.append(os.fstat(fd).st_ino)
+            if len(flushed) == number:
+                fail(errno.EIO)
+            fsync(fd)
+
+        data = payload(100, number)
+        with monkeypatch.context() as disk:
+            disk.setattr(os, "fsync", failing)
+            try:
+                keep(archive, "policy", number, data)
+                failed = False
+                assert len(flushed) < number, "an error of the disk was passed over"
+            except StoreUnavailable:
+                assert flushed[number - 1] not in flushed[number:]
+                assert not archive.health.writable
+        assert archive.probe().writable
+        assert read_all(archive, keep(archive, "policy", number, data)) == data
+    assert number > 5
+
+
 def test_an_error_at_any_step_of_deleting_leaves_all_or_nothing(tmp_path: Path) -> None:
     with Archive.open(tmp_path / "archive", now_ms=NOW, spare=0) as archive:
         point, failed = 0, True
