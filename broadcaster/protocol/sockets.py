@@ -18,7 +18,16 @@ _EVERYWHERE = {
     "TCP_MAXRT": 15_000,
 }
 _LISTENING = {"BACKLOG": 4096, "HANDSHAKE_IVL": 5_000}
-_CONNECTING = {"RECONNECT_IVL": 100, "RECONNECT_IVL_MAX": 500, "CONNECT_TIMEOUT": 5_000}
+_CONNECTING = {
+    "RECONNECT_IVL": 100,
+    "RECONNECT_IVL_MAX": 500,
+    "CONNECT_TIMEOUT": 3_000,
+    # A line that is dead, or that only one end knows to be closed, is given up after 6 s: who only listens would else follow
+    # nothing for a minute, and who waits for the kernel's next attempt to send, which come ever more slowly, nearly as long.
+    "TCP_KEEPALIVE_IDLE": 3,
+    "TCP_KEEPALIVE_INTVL": 1,
+    "TCP_MAXRT": 6_000,
+}
 
 PUSH_HWM = 256
 """Chunks queued for one subscriber before PUB drops for it: the bound on what a stalled actor costs is

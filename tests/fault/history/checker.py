@@ -3,10 +3,10 @@
     I1  whole            what is delivered or fetched is what its writer published
     I2  unique           a number of a model names one payload for ever; an upload makes one version
     I3  ordered          an actor's versions only grow; one that wants every version misses none without being told
-    I4  durable          archived and acknowledged: fetchable until it is deleted
+    I4  durable          archived and acknowledged: fetchable until it is deleted; what a rule keeps is not pruned
     I5  no resurrection  deleted and acknowledged: never fetched, listed or delivered to a newcomer again
     I6  read your commit what starts after an answer sees what was answered
-    I7  converge         when the faults are over, every living actor soon has the newest version
+    I7  converge         when the faults are over, every living actor has the newest version soon, or after all the others
     I8  no hang          every call ends by its deadline; what failed had no effect
     I9  isolation        `slowdown`, of two sets of latencies: the rest of a run is not slower for a fault elsewhere
     I10 bounded          memory and descriptors stay under their bound
@@ -53,7 +53,20 @@ def check(history: History, bounds: Bounds | None = None) -> list[str]:
     """Every breach of an invariant, as a sentence that begins with its name."""
     known, bounds = Known(history), bounds or Bounds()
     found: list[str] = []
-    for finder in (whole, unique, once, ordered, complete, durable, gone_for_ever, seen, aliases, effectless, clean):
+    for finder in (
+        whole,
+        unique,
+        once,
+        ordered,
+        complete,
+        durable,
+        kept_by_rule,
+        gone_for_ever,
+        seen,
+        aliases,
+        effectless,
+        clean,
+    ):
         found += finder(known)
     for held in (converged, in_time, bounded):
         found += held(known, bounds)
@@ -103,8 +116,8 @@ class Known:
             return False
         if deletion.name == "delete":
             return bool(deletion["number"] == number)
-        if deletion.name == "prune" and deletion.ok:
-            return number in deletion["numbers"]
+        if deletion.name == "prune" and deletion.ok and self.one_life(deletion.start, deletion.over):
+            return number in deletion["numbers"]  # Else an answer may be lost that named more.
         first = self.first_seen.get((model, number))
         return first is None or first.start < deletion.over  # What was published later was not meant.
 
@@ -119,7 +132,8 @@ class Known:
             if not one.ok or not self._covers(one, model, number):
                 continue
             first = self.first_seen.get((model, number))
-            if one.name != "delete-model" or (first is not None and first.end < one.start):
+            there = first is not None and first.end < one.start
+            if {"delete": True, "prune": number in (one["numbers"] or ()), "delete-model": there}[one.name]:
                 times.append(one.over)
         return min(times, default=None)
 
@@ -223,6 +237,21 @@ def durable(known: Known) -> Iterator[str]:
                 yield f"I4 lost: {name} was not listed to {listing.who}"
         if known.history.healed is not None and not read and not known.maybe_deleted(model, number, float("inf")):
             yield f"I4 not read back: {name} was not fetched when all was over"
+
+
+def kept_by_rule(known: Known) -> Iterator[str]:
+    """What a rule keeps is not pruned, nor is the newest version, nor one that an alias names."""
+    for one in known.history.named("prune"):
+        for number in one["numbers"] or ():
+            if number % one["every"] == 0:
+                yield f"I4 pruned: {one['model']} {number}, though every {one['every']}th is kept"
+    moves = known.history.named("set-alias")
+    for move in moves:
+        others = [one.start for one in moves if one is not move and one["model"] == move["model"] and one.over > move.start]
+        for one in known.history.named("prune"):
+            named = move.ok and one["model"] == move["model"] and move.over < one.start and one.over < min(others, default=1e99)
+            if named and move["number"] in (one["numbers"] or ()):
+                yield f"I4 pruned: {one['model']} {move['number']}, though {move['alias']} names it"
 
 
 def gone_for_ever(known: Known) -> Iterator[str]:
@@ -335,7 +364,7 @@ def converged(known: Known, bounds: Bounds) -> Iterator[str]:
         ]
         if not times:
             yield f"I7 not converged: {follower.who} never got {follower.model} {last['number']}"
-        elif min(times) > due:
+        elif min(times) > due and not follower.every:  # Who wants each comes to it behind all that were missed.
             late = min(times) - due + bounds.converge
             yield f"I7 not converged: {follower.who} got {follower.model} {last['number']} only after {late:.1f} s"
 

@@ -278,7 +278,7 @@ class Run:
             return all((who, model, newest[model]) in got for who, model in models.items())
 
         with contextlib.suppress(AssertionError):
-            wait_until(all_have_it, "every actor has the newest", seconds=15)
+            wait_until(all_have_it, "every actor has the newest", seconds=30)
 
     def _read_back(self, client: clients.Client) -> None:
         """Each archived version there should be is fetched."""

@@ -28,6 +28,8 @@ ASK = 30.0
 """Seconds that the client gives a request of the registry."""
 READ = 20.0
 ALIAS = "champion"
+LAST, EVERY = 6, 5
+"""The versions that pruning keeps."""
 AGAIN = 3
 """Attempts with one upload id, as long as the outcome is unknown."""
 
@@ -50,6 +52,7 @@ class Part:
     slot_dir: str | None = None
     sizes: tuple[int, ...] = (100,)
     archived: float = 0.0
+    exclusive: bool = False
     every: bool = False
     delivery: str = "auto"
     pause: float = 0.05
@@ -83,7 +86,7 @@ class Party:
 
 
 def learn(party: Party) -> None:
-    publishers = {model: party.client.publisher(model) for model in party.part.models}
+    publishers = {model: party.client.publisher(model, exclusive=party.part.exclusive) for model in party.part.models}
     for _ in party.turns():
         model, size = party.random.choice(party.part.models), party.random.choice(party.part.sizes)
         archived = party.random.random() < party.part.archived
@@ -148,8 +151,8 @@ class Keeper:
             model = chance.choice(self._party.part.models)
             numbers = self.list(model)
             (call,) = chance.choices(
-                [self.newest, self.one, self.archive, self.delete, self.name, self.read_name, self.delete_model],
-                [4, 4, 3, 2, 2, 2, 1],
+                [self.newest, self.one, self.archive, self.delete, self.prune, self.name, self.read_name, self.delete_model],
+                [4, 4, 3, 2, 1, 2, 2, 1],
             )
             call(model, numbers)
 
@@ -184,6 +187,10 @@ class Keeper:
             number = numbers[-1] if self._party.random.random() < 0.2 else self._party.random.choice(numbers)
             with self._recorder.operation("delete", limit=ASK, model=model, number=number):
                 self._registry.delete(model, number)
+
+    def prune(self, model: str, _: list[int]) -> None:
+        with self._recorder.operation("prune", limit=ASK, model=model, last=LAST, every=EVERY) as result:
+            result["numbers"] = list(self._registry.prune(model, last=LAST, every=EVERY).numbers)
 
     def delete_model(self, model: str, _: list[int]) -> None:
         if model in self._party.part.doomed:

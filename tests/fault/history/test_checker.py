@@ -90,7 +90,9 @@ def good() -> Story:
     story.restart()
     story.fetch(2, None, error="version-evicted")
     story.fetch(-1, 1, "one")
+    story.publish(1024, "pruned", archived=True)
     story.publish(1025, "four", archived=True)
+    story.do("prune", numbers=[1024], every=5)
     story.do("delete", number=1025)
     story.fetch(1025, None, error="unknown-version")
     story.publish(1026, "five")
@@ -168,8 +170,8 @@ def never_converged(story: Story) -> None:
 
 def late(story: Story) -> None:
     story.publish(1028, "more")
-    story.deliver("latest", 1028, "more")
-    story.deliver("every", 1028, "more", after=9)
+    story.deliver("every", 1028, "more")
+    story.deliver("latest", 1028, "more", after=9)
 
 
 BAD: dict[str, list[Plant]] = {
@@ -196,9 +198,14 @@ BAD: dict[str, list[Plant]] = {
         lambda story: story.do("list", FAILED, error="unknown-model"),
         denied_after_archive_of_an_older_one,
     ],
+    "I4 pruned": [
+        lambda story: story.do("prune", numbers=[1025], every=5),
+        lambda story: story.do("prune", numbers=[1], every=5),
+    ],
     "I4 not read back": [archived_and_not_read_back],
     "I5 resurrected": [
         lambda story: story.fetch(1025, 1025, "four"),
+        lambda story: story.fetch(1024, 1024, "pruned"),
         lambda story: story.list((1, "one"), (1025, "four"), (1027, "last")),
         resurrected_for_a_newcomer,
         resurrected_with_its_model,
@@ -264,7 +271,14 @@ def the_lost_number_of_another_life(story: Story) -> None:
     story.fetch(1029, 1029, "again")
 
 
+def one_after_the_other(story: Story) -> None:
+    story.publish(1028, "more")
+    story.deliver("latest", 1028, "more")
+    story.deliver("every", 1028, "more", after=9)
+
+
 FAIR: list[Plant] = [
+    one_after_the_other,
     excused,
     killed_in_the_middle,
     deleted_by_a_call_of_unknown_outcome,
