@@ -1,13 +1,13 @@
-"""`broadcaster serve`: runs a broadcaster in this process until a signal ends it."""
+"""`broadcaster serve`: supervises the parts of a broadcaster, and runs each in its process, until a signal ends them."""
 
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import os
 import resource
 import signal
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ import click
 from broadcaster import __version__
 from broadcaster.cli.command import Command
 from broadcaster.cli.exits import Exit
+from broadcaster.cli.ready import ReadyFile
 
 if TYPE_CHECKING:
     from broadcaster.config import Settings
@@ -100,45 +101,58 @@ class Stop:
         self._core.loop.stop()
 
 
-def _serve(flags: dict[str, Any], file: Path | None, stop: Stop) -> Exit:
+def _serve(flags: dict[str, Any], file: Path | None, stop: Stop) -> int:
+    """Runs until the end, in the supervisor's process and in that of each part."""
     from broadcaster.cli.logs import start_logging
     from broadcaster.config import load_settings
-    from broadcaster.server.core import Core
+    from broadcaster.supervisor import Part, Supervisor
 
     settings = load_settings(flags, file)
+    # Loaded before the first part is forked off, so that its next life begins at once.
+    import broadcaster.server.core  # noqa: F401
+
     start_logging(settings.log_level)
-    _forget_stale(settings.ready_file)
+    ready = ReadyFile(settings.ready_file)
+    ready.prepare()
+    parts = [Part("core", lambda tell, told: _core(settings, stop, tell, told.get("core")))]
     try:
-        core = Core(_options(settings))
-    except Stopped:
-        _forget_ours(settings.ready_file)
-        raise
+        return Supervisor(parts, ready.tell).run()
+    finally:
+        ready.forget_ours()
+
+
+def _core(settings: Settings, stop: Stop, tell: Callable[[Mapping[str, Any]], None], before: Mapping[str, Any] | None) -> int:
+    """The life of the core. `before` is what it told in its last one: where it was, it is again."""
+    from broadcaster.server.core import Core
+
+    stop.listen()
+    core = Core(_options(settings, before["ports"] if before else {}))
     try:
         stop.stops(core)
-        _announce(settings, core)
+        tell({"endpoints": core.endpoints, "ports": core.ports})
+        if before is None:
+            _announce(settings, core)
         core.run()
         log.info("stopping signal=%s", signal.Signals(stop.signal or 0).name if stop.signal else "none")
     finally:
-        _forget_ours(settings.ready_file)
         core.close()
     return Exit.OK
 
 
-def _options(settings: Settings) -> Any:
+def _options(settings: Settings, ports: Mapping[str, int]) -> Any:
     from broadcaster.catalog import Retention
     from broadcaster.server.core import CoreOptions
 
     return CoreOptions(
         host=settings.host,
-        upload_port=settings.upload_port,
-        push_port=settings.push_port,
-        data_port=settings.data_port,
+        upload_port=ports.get("upload", settings.upload_port),
+        push_port=ports.get("push", settings.push_port),
+        data_port=ports.get("data", settings.data_port),
         advertise=settings.advertise,
         archive_dir=settings.archive_dir,
         slot_dir=settings.slot_dir,
         max_payload=settings.max_payload,
         retention=Retention(settings.memory_budget, settings.keep, settings.keep_large, settings.expiry),
-        ready_file=settings.ready_file,
         node_name=settings.node_name or "",
         debug=settings.debug,
         scrub_rate=settings.scrub_rate,
@@ -167,39 +181,6 @@ def _announce(settings: Settings, core: Core) -> None:
         log.info(f"connect with: BROADCASTER_URL={url.replace('%', '%%')}{fields}", __version__, *facts.values())
     if not is_loopback(settings.host):
         log.warning("INSECURE: everyone who can reach this host may read, write and delete all models host=%s", settings.host)
-
-
-# --- the ready file ------------------------------------------------------------------------------------------------
-
-
-def _forget_stale(path: Path | None) -> None:
-    """Removes a ready file that an earlier life left. That of a broadcaster that still lives stays until we serve."""
-    if path is not None and not any(_lives(pid) for pid in _pids(path) if pid != os.getpid()):
-        with contextlib.suppress(OSError):  # What cannot be removed cannot be written either: the core says so.
-            path.unlink(missing_ok=True)
-
-
-def _forget_ours(path: Path | None) -> None:
-    if path is not None and os.getpid() in _pids(path):
-        with contextlib.suppress(OSError):
-            path.unlink()
-
-
-def _pids(path: Path) -> list[int]:
-    try:
-        return [int(pid) for pid in json.loads(path.read_text())["pids"]]
-    except (OSError, ValueError, KeyError, TypeError):
-        return []
-
-
-def _lives(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def _allow_descriptors() -> None:

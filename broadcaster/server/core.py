@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import secrets
@@ -23,7 +22,7 @@ from broadcaster.broker import Broker, Rooms
 from broadcaster.catalog import Catalog, Retention
 from broadcaster.eventlog import EventLog
 from broadcaster.numbers import Numbers
-from broadcaster.protocol.errors import BroadcasterError, DirectoryUnusable
+from broadcaster.protocol.errors import BroadcasterError
 from broadcaster.protocol.limits import CHUNK, CONTROL, EAGER, IDLE_UPLOAD, INLINE, PROTOCOL, WINDOW
 from broadcaster.protocol.messages import Hello, Welcome
 from broadcaster.registry import Registry
@@ -57,7 +56,6 @@ class CoreOptions:
     slot_dir: Path | None
     max_payload: int
     retention: Retention
-    ready_file: Path | None
     node_name: str = ""
     """What this broadcaster is called in replies; empty: the host's name, without its domain."""
     debug: bool = False
@@ -104,7 +102,6 @@ class Core:
         self._closing.append(self.loop.close)
         self._compose(archive, SlotPool(directory, retention.budget), retention, directory)
         _warn_of_disk(directory)
-        self._write_ready_file()
 
     def _compose(self, archive: Archive, slots: SlotPool, retention: Retention, directory: Path) -> None:
         loaded = archive.load()
@@ -216,17 +213,6 @@ class Core:
         host = "localhost" if self._options.host in ("0.0.0.0", "::") else self._options.host
         host = f"[{host}]" if ":" in host else host
         return {name: f"tcp://{host}:{port}" for name, port in self.ports.items()}
-
-    def _write_ready_file(self) -> None:
-        path = self._options.ready_file
-        if path is None:
-            return
-        aside = path.with_name(f".{path.name}.{os.getpid()}")
-        try:
-            aside.write_text(json.dumps(self.endpoints | {"pids": [os.getpid()]}))
-            aside.rename(path)
-        except OSError as wrong:
-            raise DirectoryUnusable(key="ready-file", where=str(path), reason=wrong.strerror or str(wrong)) from wrong
 
     def run(self) -> None:
         """Serves until `loop.stop()`; then stops taking work and gives numbers back that were never used."""

@@ -30,7 +30,6 @@ def core(directory: Path, **options: Any) -> Core:
         "slot_dir": directory / "slots",
         "max_payload": 1 << 30,
         "retention": Retention(),
-        "ready_file": None,
         "node_name": "lab-7",
     }
     return Core(CoreOptions(**(given | options)))

@@ -151,4 +151,4 @@ def test_a_child_that_dies_ends_the_run_and_is_named(demo: subprocess.Popen[str]
     _, err = demo.communicate(timeout=10)
     assert demo.returncode == 1
     assert "broadcaster ended" in err and "Traceback" not in err
-    assert processes_of(tmp_path) == []
+    until("its core is gone too", lambda: processes_of(tmp_path) == [], 5)

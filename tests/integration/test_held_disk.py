@@ -27,7 +27,6 @@ def core(tmp_path: Path) -> Core:
             slot_dir=tmp_path / "slots",
             max_payload=1 << 30,
             retention=Retention(),
-            ready_file=None,
         )
     )
 
