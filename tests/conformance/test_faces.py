@@ -578,7 +578,9 @@ def test_rules_pins_and_pruning_are_the_same_in_both_faces(client: Any, model: s
         publisher.publish(weights(value), archived=True, metrics={"return": float(value == 1)})
     assert registry.pin(model, 1).pinned and registry.pin(model).pinned and not registry.unpin(model, -1).pinned
     would = registry.prune(model, last=1, best="return", dry_run=True)
-    assert (would.numbers, would.kept) == ((3, 4, 5), 3) and would.bytes == sum(v.size for v in list(registry.versions(model))[2:5])
+    assert (would.numbers, would.kept) == ((3, 4, 5), 3) and would.bytes == sum(
+        v.size for v in list(registry.versions(model))[2:5]
+    )
     assert registry.prune(model, last=1, best=("return", "max", 1)) == would
     with pytest.raises(clients.VersionDeleted):
         registry.get(model, 4)
