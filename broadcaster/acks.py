@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from bisect import bisect_right, insort
 from collections import OrderedDict, deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from broadcaster.protocol.limits import ACK_SILENT, NAME, SUBSCRIBERS
 
@@ -146,14 +147,17 @@ class AckTable:
         first = 0 if after is None else bisect_right(line.ids, after)
         return [line.subscribers[one] for one in line.ids[first : first + limit]]
 
-    def behind(self) -> Iterator[tuple[Key, list[Acked]]]:
-        """The models that are followed, with all who follow them."""
-        return ((key, list(line.subscribers.values())) for key, line in self._lines.items())
+    def behind(self, newest: Callable[[Key], int]) -> Iterator[Behind]:
+        """The models that somebody lags in, given the newest version of each."""
+        for key, line in self._lines.items():
+            number = newest(key)
+            late = [one for one in line.subscribers.values() if one.at < number]
+            if late:
+                yield Behind(key, number, len(late), min(one.at for one in late), min(_since(line, one) for one in late))
 
     def since(self, key: Key, acked: Acked) -> float:
         """When the oldest version that a subscriber has not applied was published, or when it came if that is later."""
-        behind = acked.behind if acked.behind is not None else _published(self._lines[key], acked.at)
-        return acked.joined if behind is None else max(behind, acked.joined)
+        return _since(self._lines[key], acked)
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,6 +174,22 @@ class Counts:
     def applied(self, number: int) -> int:
         """How many have applied `number` or a newer one."""
         return len(self.all_applied) - bisect_right(self.all_applied, number - 1)
+
+
+class Behind(NamedTuple):
+    """How far the subscribers of one model lag: `late` of them do, the last of them from number `at` on, the longest `since`
+    then."""
+
+    key: Key
+    newest: int
+    late: int
+    at: int
+    since: float
+
+
+def _since(line: _Line, acked: Acked) -> float:
+    behind = acked.behind if acked.behind is not None else _published(line, acked.at)
+    return acked.joined if behind is None else max(behind, acked.joined)
 
 
 def _published(line: _Line, number: int) -> float | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 from broadcaster.acks import Acked, Counts
@@ -159,22 +158,14 @@ class Acknowledging:
 
     def gauges(self, now: float) -> dict[str, float]:
         """How many there are, and how far the last of them is behind."""
-        lags = [(0, 0.0), *self._lags(now)]
+        lags = list(self._table.behind(self._newest))
         return {
             "subscribers": self._table.count,
-            "subscribers_behind": len(lags) - 1,
-            "worst_lag_versions": max(versions for versions, _ in lags),
-            "worst_lag_seconds": max(seconds for _, seconds in lags),
+            "subscribers_behind": sum(lag.late for lag in lags),
+            "worst_lag_versions": max((self._lag(lag.key, lag.at, lag.newest) for lag in lags), default=0),
+            "worst_lag_seconds": max((now - lag.since for lag in lags), default=0.0),
             "ack_waiters": len(self._waiters),
         }
-
-    def _lags(self, now: float) -> Iterator[tuple[int, float]]:
-        """Versions and seconds of each subscriber that is behind."""
-        for key, line in self._table.behind():
-            newest = self._newest(key)
-            for acked in line:
-                if acked.at < newest:
-                    yield self._lag(key, acked, newest), now - self._table.since(key, acked)
 
     def tick(self, now: float) -> None:
         """Forgets who was silent for too long."""
@@ -194,16 +185,15 @@ class Acknowledging:
             name=acked.name,
             received=acked.received,
             applied=acked.applied,
-            lag=self._lag(key, acked, newest) if behind else 0,
+            lag=self._lag(key, acked.at, newest) if behind else 0,
             lag_ms=int((now - self._table.since(key, acked)) * 1000) if behind else 0,
             seen_ms=int((now - acked.heard) * 1000),
         )
 
-    def _lag(self, key: Key, acked: Acked, newest: int) -> int:
-        """Versions behind the one applied: all numbers of this life, and what there still is of earlier ones, whose numbers have
-        gaps."""
+    def _lag(self, key: Key, at: int, newest: int) -> int:
+        """Versions above `at`: all numbers of this life, and what there still is of earlier ones, whose numbers have gaps."""
         floor = self._rooms.numbers.floor(key)
-        return max(0, newest - max(acked.at, floor)) + self._rooms.catalog.count(key, acked.at, min(floor, newest))
+        return max(0, newest - max(at, floor)) + self._rooms.catalog.count(key, at, min(floor, newest))
 
     def _require(self, request: AwaitAcks | ListSubscribers) -> None:
         """Raises UnknownModel when there is neither the model nor anybody who follows it."""

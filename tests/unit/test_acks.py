@@ -167,7 +167,18 @@ def test_pages_go_through_all_subscribers_in_order_of_their_ids() -> None:
         found += [one.subscriber for one in page]
     assert found == ids
     assert table.page(OTHER, None, 10) == []
-    assert [(key, len(line)) for key, line in table.behind()] == [(KEY, 25)]
+
+
+def test_the_worst_lag_of_each_model_is_known() -> None:
+    table = AckTable()
+    hear(table, A, at=3, newest=3, now=1.0)
+    hear(table, B, at=2, newest=3, now=2.0)
+    hear(table, C, at=9, newest=9, now=3.0, key=OTHER)
+    for number in (4, 5):
+        table.published(KEY, number, float(number))
+    newest = {KEY: 5, OTHER: 9}
+    assert list(table.behind(newest.__getitem__)) == [acks.Behind(KEY, 5, 2, 2, 2.0)]
+    assert list(table.behind(lambda key: 0)) == []
 
 
 @pytest.mark.parametrize(("number", "received", "applied"), [(0, 3, 3), (3, 3, 2), (4, 2, 1), (5, 2, 1), (6, 1, 0), (9, 0, 0)])
