@@ -8,8 +8,9 @@ from typing import Any
 
 from hypothesis import strategies as st
 
+from broadcaster.protocol.condition import Condition
 from broadcaster.protocol.hops import ErrorDetail, Hop
-from broadcaster.protocol.messages import KINDS, Event, Message, Rule, acks, data, push, rules
+from broadcaster.protocol.messages import KINDS, Event, Message, Rule, acks, data, push, rules, search
 from broadcaster.protocol.subscriber import SubscriberInfo
 from broadcaster.protocol.version import ModelInfo, VersionInfo
 
@@ -77,6 +78,8 @@ VALUES[rules.some_details] = _list_of(
 VALUES[rules.some_versions] = _list_of(VALUES[rules.a_version])
 VALUES[rules.some_models] = _list_of(VALUES[rules.a_model])
 VALUES[acks.some_subscribers] = _list_of(_made(SubscriberInfo, checks_of(acks.SUBSCRIBER_RULES)))
+VALUES[search.fact] = TEXT | st.booleans() | NUMBER | st.integers(-(1 << 63), (1 << 64) - 1)
+VALUES[search.some_conditions] = _list_of(_made(Condition, checks_of(search.CONDITION_RULES)))
 VALUES[push.some_events] = _list_of(st.deferred(lambda: messages(Event)))
 assert data.some_events is push.some_events
 
