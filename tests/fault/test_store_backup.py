@@ -23,15 +23,9 @@ TAKEN = 1_000_000.0
 
 
 @pytest.fixture
-def archive(tmp_path: Path) -> Iterator[Archive]:
-    with Archive.open(tmp_path / "archive", now_ms=NOW, spare=0) as archive:
+def archive(folder: Path) -> Iterator[Archive]:
+    with Archive.open(folder / "archive", now_ms=NOW, spare=0) as archive:
         yield archive
-
-
-@pytest.fixture(autouse=True)
-def nothing_armed() -> Iterator[None]:
-    yield
-    failpoints.arm(None)
 
 
 def blob_of(directory: Path, version: ArchivedVersion) -> Path:
@@ -58,15 +52,15 @@ def fill(archive: Archive) -> None:
 # --- there and back -----------------------------------------------------------------------------------------------------
 
 
-def test_what_comes_back_is_what_was_there_bit_for_bit(archive: Archive, tmp_path: Path) -> None:
+def test_what_comes_back_is_what_was_there_bit_for_bit(archive: Archive, folder: Path) -> None:
     fill(archive)
-    report = backup(archive.directory, tmp_path / "backup", TAKEN)  # the archive is open, and stays so
+    report = backup(archive.directory, folder / "backup", TAKEN)  # the archive is open, and stays so
     assert (report.models, report.versions, report.copied, report.problems) == (2, 5, 5, [])
-    assert verify(tmp_path / "backup").problems == []
+    assert verify(folder / "backup").problems == []
     before = archive.load()
-    made = restore(tmp_path / "backup", tmp_path / "new", TAKEN)
+    made = restore(folder / "backup", folder / "new", TAKEN)
     assert (made.versions, made.problems, made.notes) == (5, [], [])
-    with Archive.open(tmp_path / "new", now_ms=NOW) as new:
+    with Archive.open(folder / "new", now_ms=NOW) as new:
         loaded = new.load()
         assert state_of(loaded) == state_of(before) and not loaded.notes
         assert loaded.tombstones == before.tombstones and loaded.deleted_uploads == before.deleted_uploads
@@ -74,25 +68,25 @@ def test_what_comes_back_is_what_was_there_bit_for_bit(archive: Archive, tmp_pat
         for version in loaded.versions:
             data = DATA if version.info.model_id == "value" else payload(1000 + version.info.number, version.info.number)
             assert read_all(new, version) == data
-    assert verify(tmp_path / "new").problems == []
+    assert verify(folder / "new").problems == []
 
 
-def test_a_backup_is_brought_up_to_date_and_copies_only_what_is_new(archive: Archive, tmp_path: Path) -> None:
+def test_a_backup_is_brought_up_to_date_and_copies_only_what_is_new(archive: Archive, folder: Path) -> None:
     fill(archive)
-    backup(archive.directory, tmp_path / "backup", TAKEN)
+    backup(archive.directory, folder / "backup", TAKEN)
     archive.delete_version("default", "policy", 1)
     archive.delete_model("default", "value")
     keep(archive, "policy", 6, payload(6, 6))
     archive.set_tags("default", "policy", 3, {"good": "no"})
-    report = backup(archive.directory, tmp_path / "backup", TAKEN + 1)
+    report = backup(archive.directory, folder / "backup", TAKEN + 1)
     assert (report.copied, report.copied_bytes, report.versions) == (1, 6, 4)
-    assert verify(tmp_path / "backup").orphans == []
-    restore(tmp_path / "backup", tmp_path / "new", TAKEN)
-    with Archive.open(tmp_path / "new", now_ms=NOW) as new:
+    assert verify(folder / "backup").orphans == []
+    restore(folder / "backup", folder / "new", TAKEN)
+    with Archive.open(folder / "new", now_ms=NOW) as new:
         assert state_of(new.load()) == state_of(archive.load())
 
 
-def test_a_backup_taken_between_any_two_steps_of_a_writer_is_whole(archive: Archive, tmp_path: Path) -> None:
+def test_a_backup_taken_between_any_two_steps_of_a_writer_is_whole(archive: Archive, folder: Path) -> None:
     # The writer is stopped at every durable step of its life, and a backup is taken there: what was acknowledged is in it.
     acked: list[int] = []
     taken = 0
@@ -102,10 +96,10 @@ def test_a_backup_taken_between_any_two_steps_of_a_writer_is_whole(archive: Arch
         failpoints.arm(None)
         taken += 1
         before = list(acked)
-        report = backup(archive.directory, tmp_path / "backup", TAKEN)
+        report = backup(archive.directory, folder / "backup", TAKEN)
         assert report.problems == []
-        restore(tmp_path / "backup", tmp_path / f"new{taken}", TAKEN)
-        with Archive.open(tmp_path / f"new{taken}", now_ms=NOW) as new:
+        restore(folder / "backup", folder / f"new{taken}", TAKEN)
+        with Archive.open(folder / f"new{taken}", now_ms=NOW) as new:
             loaded = new.load()
             numbers = [version.info.number for version in loaded.versions]
             assert set(before) <= set(numbers), (name, before, numbers)
@@ -117,7 +111,7 @@ def test_a_backup_taken_between_any_two_steps_of_a_writer_is_whole(archive: Arch
     def hook(name: str) -> None:
         nonlocal steps
         steps += 1
-        if steps % 17 == 0:
+        if steps % 29 == 0:
             take(name)
 
     steps = 0
@@ -129,10 +123,10 @@ def test_a_backup_taken_between_any_two_steps_of_a_writer_is_whole(archive: Arch
             acked.remove(2)  # may be there or not from now on
             archive.delete_version("default", "policy", 2)
     failpoints.arm(None)
-    assert taken > 5
+    assert taken > 3
 
 
-def test_a_version_deleted_while_its_backup_is_taken_is_left_out(archive: Archive, tmp_path: Path) -> None:
+def test_a_version_deleted_while_its_backup_is_taken_is_left_out(archive: Archive, folder: Path) -> None:
     fill(archive)
 
     def delete(name: str) -> None:
@@ -142,9 +136,9 @@ def test_a_version_deleted_while_its_backup_is_taken_is_left_out(archive: Archiv
                 archive.delete_version("default", "policy", number)
 
     failpoints.arm(delete)
-    report = backup(archive.directory, tmp_path / "backup", TAKEN)
+    report = backup(archive.directory, folder / "backup", TAKEN)
     assert report.problems == [] and report.dropped >= 3
-    assert verify(tmp_path / "backup").problems == []
+    assert verify(folder / "backup").problems == []
 
 
 # --- numbers ------------------------------------------------------------------------------------------------------------
@@ -164,32 +158,32 @@ def next_number(directory: Path, model: str) -> int:
 
 
 @pytest.mark.parametrize("seconds", [-3600, 0, 1, 3600])
-def test_numbers_go_on_above_all_that_can_have_been_used_since(archive: Archive, tmp_path: Path, seconds: int) -> None:
+def test_numbers_go_on_above_all_that_can_have_been_used_since(archive: Archive, folder: Path, seconds: int) -> None:
     fill(archive)
-    backup(archive.directory, tmp_path / "backup", TAKEN)
-    report = restore(tmp_path / "backup", tmp_path / "new", TAKEN + seconds)
+    backup(archive.directory, folder / "backup", TAKEN)
+    report = restore(folder / "backup", folder / "new", TAKEN + seconds)
     step = max(LEAST_STEP, seconds * FASTEST)
     assert report.step == step and bool(report.notes) == (seconds < 0)
-    assert next_number(tmp_path / "new", "policy") == 2000 + step + 1, "above the numbers in reserve, not only the archived ones"
-    assert next_number(tmp_path / "new", "value") == 1500 + step + 1
-    assert next_number(tmp_path / "new", "made-since") == step + 1, "a model that was made after the backup had numbers too"
+    assert next_number(folder / "new", "policy") == 2000 + step + 1, "above the numbers in reserve, not only the archived ones"
+    assert next_number(folder / "new", "value") == 1500 + step + 1
+    assert next_number(folder / "new", "made-since") == step + 1, "a model that was made after the backup had numbers too"
 
 
-def test_numbers_go_on_where_it_is_said_but_never_below_what_is_known(archive: Archive, tmp_path: Path) -> None:
+def test_numbers_go_on_where_it_is_said_but_never_below_what_is_known(archive: Archive, folder: Path) -> None:
     fill(archive)
-    backup(archive.directory, tmp_path / "backup", TAKEN)
-    restore(tmp_path / "backup", tmp_path / "new", TAKEN, above=1700)
-    assert next_number(tmp_path / "new", "policy") == 2001
-    assert next_number(tmp_path / "new", "value") == 1701
-    assert next_number(tmp_path / "new", "made-since") == 1701
+    backup(archive.directory, folder / "backup", TAKEN)
+    restore(folder / "backup", folder / "new", TAKEN, above=1700)
+    assert next_number(folder / "new", "policy") == 2001
+    assert next_number(folder / "new", "value") == 1701
+    assert next_number(folder / "new", "made-since") == 1701
 
 
-def test_the_jump_survives_the_loss_of_the_floors_or_of_the_index(archive: Archive, tmp_path: Path) -> None:
+def test_the_jump_survives_the_loss_of_the_floors_or_of_the_index(archive: Archive, folder: Path) -> None:
     fill(archive)
-    backup(archive.directory, tmp_path / "backup", TAKEN)
+    backup(archive.directory, folder / "backup", TAKEN)
     for lost in ("floors.log", "index.sqlite3"):
-        new = tmp_path / lost
-        restore(tmp_path / "backup", new, TAKEN)
+        new = folder / lost
+        restore(folder / "backup", new, TAKEN)
         Archive.open(new, now_ms=NOW).close()
         (new / lost).unlink()
         if lost == "index.sqlite3":
@@ -197,21 +191,21 @@ def test_the_jump_survives_the_loss_of_the_floors_or_of_the_index(archive: Archi
         assert next_number(new, "policy") > LEAST_STEP and next_number(new, "made-since") > LEAST_STEP
 
 
-def test_a_backup_whose_floors_are_lost_knows_the_archived_numbers(archive: Archive, tmp_path: Path) -> None:
+def test_a_backup_whose_floors_are_lost_knows_the_archived_numbers(archive: Archive, folder: Path) -> None:
     fill(archive)
-    backup(archive.directory, tmp_path / "backup", TAKEN)
-    (tmp_path / "backup" / "floors.log").unlink()
-    restore(tmp_path / "backup", tmp_path / "new", TAKEN)
-    assert next_number(tmp_path / "new", "policy") == 5 + LEAST_STEP + 1
+    backup(archive.directory, folder / "backup", TAKEN)
+    (folder / "backup" / "floors.log").unlink()
+    restore(folder / "backup", folder / "new", TAKEN)
+    assert next_number(folder / "new", "policy") == 5 + LEAST_STEP + 1
 
 
-def test_a_term_given_out_since_is_not_given_out_again(archive: Archive, tmp_path: Path) -> None:
+def test_a_term_given_out_since_is_not_given_out_again(archive: Archive, folder: Path) -> None:
     archive.set_model(ModelInfo(namespace="default", model_id="policy"))
     first = archive.take_term("default", "policy", bytes(16))
-    backup(archive.directory, tmp_path / "backup", TAKEN)
+    backup(archive.directory, folder / "backup", TAKEN)
     later = archive.take_term("default", "policy", b"x" * 16)
-    restore(tmp_path / "backup", tmp_path / "new", TAKEN)
-    with Archive.open(tmp_path / "new", now_ms=NOW) as new:
+    restore(folder / "backup", folder / "new", TAKEN)
+    with Archive.open(folder / "new", now_ms=NOW) as new:
         assert new.load().terms == {}, "nobody holds it: who held it has to ask"
         assert new.take_term("default", "policy", b"y" * 16) > later > first
 
@@ -219,16 +213,16 @@ def test_a_term_given_out_since_is_not_given_out_again(archive: Archive, tmp_pat
 # --- damage -------------------------------------------------------------------------------------------------------------
 
 
-def test_damage_in_the_archive_is_told_and_never_copied(archive: Archive, tmp_path: Path) -> None:
+def test_damage_in_the_archive_is_told_and_never_copied(archive: Archive, folder: Path) -> None:
     good, wrong, gone = (keep(archive, "policy", number, payload(1000, number)) for number in (1, 2, 3))
     flip(blob_of(archive.directory, wrong), 7)
     blob_of(archive.directory, gone).unlink()
-    report = backup(archive.directory, tmp_path / "backup", TAKEN)
+    report = backup(archive.directory, folder / "backup", TAKEN)
     assert [problem.split(":")[0] for problem in sorted(report.problems)] == [f"default/policy version {n}" for n in (2, 3)]
     assert report.versions == 3 and report.blobs == 1
-    made = restore(tmp_path / "backup", tmp_path / "new", TAKEN)
+    made = restore(folder / "backup", folder / "new", TAKEN)
     assert len(made.problems) == 2
-    with Archive.open(tmp_path / "new", now_ms=NOW) as new:
+    with Archive.open(folder / "new", now_ms=NOW) as new:
         versions = {version.info.number: version for version in new.load().versions}
         assert read_all(new, versions[1]) == payload(1000, 1)
         for version in (wrong, gone):
@@ -238,68 +232,68 @@ def test_damage_in_the_archive_is_told_and_never_copied(archive: Archive, tmp_pa
         assert read_all(new, versions[2]) == payload(1000, 2)
 
 
-def test_what_an_older_backup_holds_outlives_damage_in_the_archive(archive: Archive, tmp_path: Path) -> None:
+def test_what_an_older_backup_holds_outlives_damage_in_the_archive(archive: Archive, folder: Path) -> None:
     version = keep(archive, "policy", 1, DATA)
-    backup(archive.directory, tmp_path / "backup", TAKEN)
+    backup(archive.directory, folder / "backup", TAKEN)
     flip(blob_of(archive.directory, version), 7)
     with pytest.raises(StoreCorrupt):
         read_all(archive, version)
-    assert backup(archive.directory, tmp_path / "backup", TAKEN).problems == []
-    restore(tmp_path / "backup", tmp_path / "new", TAKEN)
-    with Archive.open(tmp_path / "new", now_ms=NOW) as new:
+    assert backup(archive.directory, folder / "backup", TAKEN).problems == []
+    restore(folder / "backup", folder / "new", TAKEN)
+    with Archive.open(folder / "new", now_ms=NOW) as new:
         assert read_all(new, version) == DATA
 
 
-def test_damage_in_the_backup_is_found_by_the_restore(archive: Archive, tmp_path: Path) -> None:
+def test_damage_in_the_backup_is_found_by_the_restore(archive: Archive, folder: Path) -> None:
     first, second = keep(archive, "policy", 1, DATA), keep(archive, "policy", 2, payload(1000, 2))
-    backup(archive.directory, tmp_path / "backup", TAKEN)
-    flip(blob_of(tmp_path / "backup", first), CHUNK)
-    report = restore(tmp_path / "backup", tmp_path / "new", TAKEN)
+    backup(archive.directory, folder / "backup", TAKEN)
+    flip(blob_of(folder / "backup", first), CHUNK)
+    report = restore(folder / "backup", folder / "new", TAKEN)
     assert len(report.problems) == 1 and "version 1" in report.problems[0]
-    with Archive.open(tmp_path / "new", now_ms=NOW) as new:
+    with Archive.open(folder / "new", now_ms=NOW) as new:
         assert read_all(new, second) == payload(1000, 2)
         with pytest.raises(StoreCorrupt):
             new.read(first, 0, 10)
 
 
-def test_a_manifest_that_cannot_be_read_is_told(archive: Archive, tmp_path: Path) -> None:
+def test_a_manifest_that_cannot_be_read_is_told(archive: Archive, folder: Path) -> None:
     keep(archive, "policy", 1, DATA)
     keep(archive, "policy", 2, payload(1000, 2))
     (manifest,) = archive.directory.glob("manifests/*/1.manifest")
     flip(manifest, 40)
-    report = backup(archive.directory, tmp_path / "backup", TAKEN)
+    report = backup(archive.directory, folder / "backup", TAKEN)
     assert len(report.problems) == 1 and "1.manifest" in report.problems[0] and report.versions == 1
 
 
 # --- what is refused ----------------------------------------------------------------------------------------------------
 
 
-def test_nobody_serves_a_backup(archive: Archive, tmp_path: Path) -> None:
+def test_nobody_serves_a_backup(archive: Archive, folder: Path) -> None:
     fill(archive)
-    backup(archive.directory, tmp_path / "backup", TAKEN)
-    for use in (lambda: Archive.open(tmp_path / "backup", now_ms=NOW), lambda: rebuild_index(tmp_path / "backup")):
+    backup(archive.directory, folder / "backup", TAKEN)
+    for use in (lambda: Archive.open(folder / "backup", now_ms=NOW), lambda: rebuild_index(folder / "backup")):
         with pytest.raises(DirectoryUnusable, match="it is a backup"):
             use()
 
 
-def test_a_directory_that_holds_something_else_is_not_written_to(archive: Archive, tmp_path: Path) -> None:
+def test_a_directory_that_holds_something_else_is_not_written_to(archive: Archive, folder: Path) -> None:
     fill(archive)
-    backup(archive.directory, tmp_path / "backup", TAKEN)
-    (tmp_path / "else").mkdir()
-    (tmp_path / "else" / "file").touch()
+    backup(archive.directory, folder / "backup", TAKEN)
+    (folder / "else").mkdir()
+    (folder / "else" / "file").touch()
     with pytest.raises(DirectoryUnusable, match="not empty"):
-        backup(archive.directory, tmp_path / "else", TAKEN)
+        backup(archive.directory, folder / "else", TAKEN)
     for target in ("else", "archive", "backup"):
         with pytest.raises(DirectoryUnusable, match="not empty"):
-            restore(tmp_path / "backup", tmp_path / target, TAKEN)
+            restore(folder / "backup", folder / target, TAKEN)
     for source in ("else", "archive", "none"):
         with pytest.raises(DirectoryUnusable, match="it is no backup"):
-            restore(tmp_path / source, tmp_path / "new", TAKEN)
-    assert not (tmp_path / "new").exists() and not (tmp_path / "none").exists()
-    assert [path.name for path in (tmp_path / "else").iterdir()] == ["file"]
+            restore(folder / source, folder / "new", TAKEN)
+    assert not (folder / "new").exists() and not (folder / "none").exists()
+    assert [path.name for path in (folder / "else").iterdir()] == ["file"]
 
 
-def test_what_was_interrupted_is_not_used_and_can_be_done_again(archive: Archive, tmp_path: Path) -> None:
+def test_what_was_interrupted_is_not_used_and_can_be_done_again(archive: Archive, folder: Path) -> None:
     fill(archive)
     wanted = state_of(archive.load())
     met = 0
@@ -312,25 +306,25 @@ def test_what_was_interrupted_is_not_used_and_can_be_done_again(archive: Archive
 
     failpoints.arm(stop)
     with pytest.raises(KeyboardInterrupt):
-        backup(archive.directory, tmp_path / "backup", TAKEN)
+        backup(archive.directory, folder / "backup", TAKEN)
     failpoints.arm(None)
     with pytest.raises(DirectoryUnusable, match="interrupted"):
-        restore(tmp_path / "backup", tmp_path / "new", TAKEN)
-    assert json.loads((tmp_path / "backup" / "backup.json").read_text()) == {"complete": False}
-    backup(archive.directory, tmp_path / "backup", TAKEN)
+        restore(folder / "backup", folder / "new", TAKEN)
+    assert json.loads((folder / "backup" / "backup.json").read_text()) == {"complete": False}
+    backup(archive.directory, folder / "backup", TAKEN)
     met = 0
     failpoints.arm(stop)
     with pytest.raises(KeyboardInterrupt):
-        restore(tmp_path / "backup", tmp_path / "new", TAKEN)
+        restore(folder / "backup", folder / "new", TAKEN)
     failpoints.arm(None)
     with pytest.raises(DirectoryUnusable, match="restore into it was interrupted"):
-        Archive.open(tmp_path / "new", now_ms=NOW)
-    restore(tmp_path / "backup", tmp_path / "new", TAKEN)
-    with Archive.open(tmp_path / "new", now_ms=NOW) as new:
+        Archive.open(folder / "new", now_ms=NOW)
+    restore(folder / "backup", folder / "new", TAKEN)
+    with Archive.open(folder / "new", now_ms=NOW) as new:
         assert state_of(new.load()) == wanted
 
 
-def test_a_backup_beside_four_busy_writers_holds_all_that_was_acknowledged_before_it(archive: Archive, tmp_path: Path) -> None:
+def test_a_backup_beside_four_busy_writers_holds_all_that_was_acknowledged_before_it(archive: Archive, folder: Path) -> None:
     acked: dict[str, int] = {}
     enough = threading.Event()
 
@@ -347,15 +341,15 @@ def test_a_backup_beside_four_busy_writers_holds_all_that_was_acknowledged_befor
     try:
         for _ in range(3):
             before = dict(acked)
-            report = backup(archive.directory, tmp_path / "backup", TAKEN)
+            report = backup(archive.directory, folder / "backup", TAKEN)
             assert report.problems == [] and report.versions >= sum(before.values())
     finally:
         enough.set()
         for writer in writers:
             writer.join()
-    made = restore(tmp_path / "backup", tmp_path / "new", TAKEN)
+    made = restore(folder / "backup", folder / "new", TAKEN)
     assert made.problems == []
-    with Archive.open(tmp_path / "new", now_ms=NOW) as new:
+    with Archive.open(folder / "new", now_ms=NOW) as new:
         loaded = new.load()
         for model, number in before.items():
             assert {one.info.number for one in loaded.versions if one.info.model_id == model} >= set(range(1, number + 1))

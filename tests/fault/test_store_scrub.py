@@ -9,7 +9,6 @@ import mmap
 import os
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -28,23 +27,11 @@ DATA = payload(2 * CHUNK + 100, 1)
 
 
 @pytest.fixture
-def archive(tmp_path: Path) -> Iterator[Archive]:
-    with Archive.open(tmp_path / "archive", now_ms=NOW, spare=0) as archive:
-        yield archive
-
-
-@pytest.fixture
 def told(archive: Archive) -> list[Damage]:
     """What is told of damage."""
     found: list[Damage] = []
     archive.tell_damage(found.append)
     return found
-
-
-@pytest.fixture(autouse=True)
-def nothing_armed() -> Iterator[None]:
-    yield
-    failpoints.arm(None)
 
 
 def blob_of(archive: Archive, version: ArchivedVersion) -> Path:

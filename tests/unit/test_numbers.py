@@ -6,7 +6,7 @@ from random import Random
 
 import pytest
 
-from broadcaster.numbers import FIRST_BLOCK, LASTS, Numbers
+from broadcaster.numbers import FIRST_BLOCK, LASTS, NO_MODEL, Numbers
 
 KEY = ("lab", "policy")
 
@@ -133,3 +133,15 @@ def test_no_number_is_handed_out_twice_over_crashes(seed: int) -> None:
     for numbers_of_one in handed.values():
         assert numbers_of_one == sorted(set(numbers_of_one)), "each once, ascending"
     assert sum(map(len, handed.values())) > 50
+
+
+def test_a_model_that_no_floor_is_known_of_begins_above_the_floor_of_all() -> None:
+    numbers = Numbers({NO_MODEL: 5000, ("default", "policy"): 20})
+    for model, first in (("policy", 21), ("value", 5001)):
+        key = ("default", model)
+        assert numbers.take(key) is None
+        ceiling = numbers.wants(key, 0.0)
+        assert ceiling is not None and ceiling > first
+        numbers.reserved(key, ceiling, 0.0)
+        assert numbers.take(key) == first
+    assert numbers.used() == {("default", "policy"): 21, ("default", "value"): 5001}
