@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 
 from broadcaster.store import Archive
-from tests.fault.archives import ACTIONS, NOW, Child, State, at_point, check, forked, live, states
+from broadcaster.store.layout import INDEX
+from broadcaster.store.metadata import SCHEMAS, Metadata, downgrade
+from tests.fault.archives import ACTIONS, NOW, Child, State, at_point, check, forked, keep, live, payload, states
 from tests.fault.tracing import CALLS, needs_strace, points, tracing
 
 pytestmark = [
@@ -88,21 +90,42 @@ def test_a_kill_while_the_archive_is_made_leaves_one_that_opens(folder: Path) ->
     assert point > 15
 
 
+Job = Callable[[Callable[[bytes], None]], object]
+
+
 @contextmanager
-def ready_to_live(directory: Path) -> Iterator[tuple[Child, Callable[[], None]]]:
-    """A child that lives once the function is called."""
+def waiting(job: Job) -> Iterator[tuple[Child, Callable[[], None]]]:
+    """A child that does its job once the function is called."""
     start, go = os.pipe()
 
-    def job(say: Callable[[bytes], None]) -> None:
+    def wait(say: Callable[[bytes], None]) -> None:
         os.read(start, 1)
-        live(directory, lambda: say(b"a"))
+        job(say)
 
     try:
-        with forked(job) as child:
+        with forked(wait) as child:
             yield child, lambda: os.write(go, b"g") and None
     finally:
         os.close(start)
         os.close(go)
+
+
+def killed_at_calls(folder: Path, empty: Path, job: Callable[[Path], Job], stride: int) -> Iterator[tuple[Path, Child]]:
+    """Copies of `empty` in which the job was killed at one of its system calls, and the children that did it."""
+    shutil.copytree(empty, folder / "whole")
+    with waiting(job(folder / "whole")) as (child, go), tracing(child.pid, CALLS, log=folder / "calls") as tracer:
+        go()
+        child.finish()
+    (calls,) = map(points, tracer.seen().values())
+    for point in calls[3::stride]:
+        directory = folder / f"{point.name}-{point.when}"
+        shutil.copytree(empty, directory)
+        with waiting(job(directory)) as (child, go), tracing(child.pid, point.name, inject=point.kill):
+            go()
+            child.finish()
+        assert child.killed or point is calls[-1], point
+        yield directory, child
+        shutil.rmtree(directory)
 
 
 @needs_strace
@@ -113,19 +136,44 @@ def test_a_kill_at_a_system_call_loses_nothing_acknowledged(
     stride: int, folder: Path, expected: list[State], empty: Path
 ) -> None:
     # The named points do not stand inside SQLite: this sweep does.
-    shutil.copytree(empty, folder / "whole")
-    with ready_to_live(folder / "whole") as (child, go):
-        with tracing(child.pid, CALLS, log=folder / "calls") as tracer:
-            go()
-            child.finish()
-    (calls,) = map(points, tracer.seen().values())
-    assert len(calls) > 300
-    for point in calls[3::stride]:
-        directory = folder / f"{point.name}-{point.when}"
-        shutil.copytree(empty, directory)
-        with ready_to_live(directory) as (child, go), tracing(child.pid, point.name, inject=point.kill):
-            go()
-            child.finish()
-        assert child.killed or point is calls[-1]
+    def life(directory: Path) -> Job:
+        return lambda say: live(directory, lambda: say(b"a"))
+
+    kills = 0
+    for directory, child in killed_at_calls(folder, empty, life, stride):
         check(directory, child.acked, expected)
-        shutil.rmtree(directory)
+        kills += 1
+    print(f"{kills} kills")
+    assert kills > 300 // stride
+
+
+@needs_strace
+@pytest.mark.parametrize(
+    "stride", [17, pytest.param(1, marks=[pytest.mark.fault_long, pytest.mark.deadline(300)])], ids=["some", "all"]
+)
+@pytest.mark.parametrize("way", ["up", "down"])
+def test_a_kill_at_a_system_call_of_a_migration_leaves_an_index_that_opens(stride: int, way: str, folder: Path) -> None:
+    whole = folder / "archive"
+    with Archive.open(whole, now_ms=NOW, spare=0) as archive:
+        for number in (1, 2, 3):
+            keep(archive, "policy", number, payload(10, number))
+        archive.delete_version("default", "policy", 2)
+        before = archive.load()
+    if way == "up":
+        downgrade(whole / INDEX, SCHEMAS[-2])
+
+    def migrate(directory: Path) -> Job:
+        if way == "down":
+            return lambda _: downgrade(directory / INDEX, SCHEMAS[-2])
+        return lambda _: Metadata(directory / INDEX).close()
+
+    kills = 0
+    (folder / "copies").mkdir()
+    for directory, _ in killed_at_calls(folder / "copies", whole, migrate, stride):
+        with Archive.open(directory, now_ms=NOW) as archive:
+            after = archive.load()
+        assert (after.models, after.versions, after.floors) == (before.models, before.versions, before.floors)
+        assert not after.notes
+        kills += 1
+    print(f"{way}: {kills} kills")
+    assert kills > 10 // stride

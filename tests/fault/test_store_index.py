@@ -15,7 +15,7 @@ from broadcaster.store import Archive, failpoints, rebuild_index
 from tests.fault.archives import NOW, blob_of, flip, forked, keep, payload, read_all, state_of
 
 POLICY, GONE = ("default", "policy"), ("default", "gone")
-INDEX, WAL, FLOORS = "index.sqlite3", "index.sqlite3-wal", "floors.log"
+INDEX, WAL, FLOORS, DELETIONS = "index.sqlite3", "index.sqlite3-wal", "floors.log", "deletions.log"
 DATA = {number: payload(1000, number // 2) for number in range(1, 10)}
 """2 and 3, 4 and 5, ... are the same bytes, and one blob."""
 
@@ -92,12 +92,17 @@ DAMAGES = {
     "the floors are older": restore(FLOORS),
     "the floors are empty": rewrite(FLOORS, lambda _: b""),
     "the floors are cut short": rewrite(FLOORS, lambda data: data[: len(data) // 2]),
+    "the deletions are lost": lose(DELETIONS),
+    "the deletions are older": restore(DELETIONS),
+    "the deletions are damaged": rewrite(DELETIONS, lambda data: bytes(byte ^ 1 for byte in data)),
     "the floors are damaged": rewrite(FLOORS, lambda data: bytes(byte ^ 1 for byte in data)),
 }
 
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-@pytest.mark.parametrize("rebuilt", [False, True], ids=["at the start", "by rebuild-index"])
+@pytest.mark.parametrize(
+    "rebuilt", [False, pytest.param(True, marks=pytest.mark.fault_long)], ids=["at the start", "by rebuild-index"]
+)
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_no_version_comes_back_or_is_lost_and_no_number_is_used_again(folder: Path, damage: str, rebuilt: bool) -> None:
     directory = folder / "archive"
