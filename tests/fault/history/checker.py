@@ -304,7 +304,8 @@ def _sees(known: Known, one: Operation, newest: int) -> Iterator[str]:
         yield f"I6 not seen: {name}: {one['error']}, but {newest} was acknowledged before"
     elif one.name == "fetch" and one["ref"] == -1 and one.ok and one["number"] < newest:
         yield f"I6 not seen: {name}: {one['number']} is said to be the newest, but {newest} was acknowledged before"
-    elif one.name == "fetch" and one["ref"] == -1 and one["error"] in NOT_THERE:
+    elif one.name == "fetch" and one["ref"] == -1 and one["error"] in NOT_THERE and (one["named"] or 0) < newest:
+        # (What was looked up may have been deleted or superseded before it was read.)
         yield f"I6 not seen: {name}: {one['error']}, but {newest} was acknowledged before"
     elif one.name == "fetch" and one["ref"] == newest and one["error"] == "version-evicted":
         if not _may_be_superseded(known, one, newest):

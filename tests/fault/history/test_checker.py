@@ -212,7 +212,8 @@ BAD: dict[str, list[Plant]] = {
     ],
     "I6 not seen": [
         lambda story: story.fetch(-1, 1026, "five"),
-        lambda story: story.fetch(-1, None, error="unknown-version"),
+        lambda story: story.fetch(-1, None, error="unknown-version", named=-1),
+        lambda story: story.fetch(-1, None, error="unknown-version", named=1026),
         lambda story: story.fetch(1027, None, error="unknown-version"),
         lambda story: story.list((1, "one"), (1026, "five")),
         denied_newest,
@@ -277,7 +278,12 @@ def one_after_the_other(story: Story) -> None:
     story.deliver("every", 1028, "more", after=9)
 
 
+def superseded_while_it_was_fetched(story: Story) -> None:
+    story.fetch(-1, None, error="version-evicted", named=1028)
+
+
 FAIR: list[Plant] = [
+    superseded_while_it_was_fetched,
     one_after_the_other,
     excused,
     killed_in_the_middle,

@@ -55,6 +55,7 @@ def test_nothing_is_deleted_and_numbers_go_on_whatever_time_it_is(broadcaster: S
             assert [info.number for info in registry.versions("policy")] == kept == sorted(set(kept))
 
 
+@pytest.mark.fault_long
 @pytest.mark.parametrize("broadcaster", WAYS, indirect=True)
 def test_a_broadcaster_that_starts_in_the_past_goes_on_with_its_numbers(broadcaster: Skewed) -> None:
     with clients.connect(broadcaster.url) as client, client.subscriber("policy") as subscriber:

