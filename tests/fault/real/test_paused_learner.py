@@ -98,3 +98,30 @@ def test_a_stopped_learner_finds_itself_fenced_by_a_broadcaster_that_was_restart
                 assert [first.next(seconds=30) for _ in range(3)] == ["fenced", "fenced", "fenced"]
                 assert client.registry.model("policy").newest == number
                 os.kill(first.process.pid, signal.SIGCONT)
+
+
+@pytest.mark.fault_long
+@pytest.mark.deadline(180)
+def test_a_term_that_was_given_before_a_kill_is_given_to_nobody_else(tmp_path: Path) -> None:
+    given: list[int] = []
+    over = threading.Event()
+
+    def take(url: str) -> None:
+        with clients.connect(url) as client:
+            while not over.is_set():
+                publisher = client.publisher("policy", exclusive=True)
+                given.append(publisher.term() or 0)
+                publisher.publish(b"mine", timeout=30)
+
+    with BroadcasterProcess(tmp_path / "broadcaster") as own:
+        thread = threading.Thread(target=take, args=(own.url,))
+        thread.start()
+        try:
+            for wanted in (20, 40):
+                wait_until(lambda wanted=wanted: len(given) >= wanted, "terms are taken")
+                own.restart(kill=True)
+            wait_until(lambda: len(given) >= 60, "terms are taken", seconds=40)
+        finally:
+            over.set()
+            thread.join(40)
+    assert not thread.is_alive() and given == sorted(set(given)), given
