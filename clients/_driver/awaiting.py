@@ -40,6 +40,11 @@ class Await(Ask[AckCounts]):
         self._again = now + RETRY
         self._send(replace(self._request, budget_ms=left(self._until - LAST_WORD, now)))
 
+    def expire(self, now: float) -> bool:
+        """Never: silence is what there is to wait in."""
+        super().expire(now)
+        return False
+
 
 def _counts(acks: Acks) -> AckCounts:
     return AckCounts(acks.received, acks.applied)

@@ -121,6 +121,21 @@ def test_a_wait_that_is_not_over_in_time_says_how_many_had_it(client: Client, mo
     assert 1.4 < time.monotonic() - began < 10
     assert (late.value.received, late.value.applied) == (1, 1)
     assert client.registry.stats()["ack_waiters"] == 0
+    began = time.monotonic()  # The subscriber has been there for longer than what it lags by now.
+    publisher.wait(publisher.publish(WEIGHTS), received_by=1, timeout=20)
+    (only,) = table(client, model).values()
+    assert only.lag == 1 and only.lag_ms <= (time.monotonic() - began) * 1000 + 100
+
+
+def test_a_wait_ends_when_its_time_is_over_and_not_when_the_broadcaster_looks_next(
+    shared: BroadcasterProcess, model: str
+) -> None:
+    with BarePeer(shared.ready) as peer:
+        peer.publish(model, b"x")
+        began = time.monotonic()
+        for _ in range(20):
+            assert peer.ask("await-acks", model_id=model, number=1, count=1, budget_ms=10).code == "request-timeout"
+        assert time.monotonic() - began < 6, "half a second each, if nobody looked in time"
 
 
 def test_what_cannot_be_waited_for_is_said(client: Client, model: str) -> None:
@@ -214,6 +229,15 @@ def test_a_subscriber_of_a_model_that_does_not_exist_yet_is_listed(client: Clien
     with client.subscriber(model):
         found = until(client, model, lambda now: now, "it is there")
         assert (found["learner"].received, found["learner"].applied, found["learner"].lag) == (0, 0, 0)
+
+
+def test_the_same_model_in_another_namespace_has_other_subscribers(
+    client: Client, shared: BroadcasterProcess, model: str
+) -> None:
+    version = client.publisher(model).publish(WEIGHTS)
+    with connect(shared.url, namespace="lab", name="there") as other, other.subscriber(model):
+        assert list(until(other, model, lambda now: now, "it is there")) == ["there"]
+        assert table(client, model) == {} and client.publisher(model).wait(version, received_by=0).received == 0
 
 
 def test_acks_are_few_however_many_versions_come(client: Client, model: str) -> None:

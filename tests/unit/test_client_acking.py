@@ -6,10 +6,12 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+from broadcaster.protocol.errors import RequestTimeout
 from broadcaster.protocol.limits import ACK_IDLE, ACK_INTERVAL
-from broadcaster.protocol.messages import Ack
+from broadcaster.protocol.messages import Ack, Acks, AwaitAcks
 from clients._driver import acking
 from clients._driver.acking import Acking, Mark
+from clients._driver.awaiting import LAST_WORD, AckCounts, Await
 
 EPOCH = 5
 
@@ -182,3 +184,32 @@ def test_a_crowd_does_not_speak_all_at_once() -> None:
         made.look(1, EPOCH, 0.0)
         delays.add(made.due)
     assert len(delays) > 10 and acking.DELAY <= min(delays) and max(delays) <= 2 * acking.DELAY
+
+
+# --- waiting for them ----------------------------------------------------------------------------------------------
+
+
+def test_a_wait_asks_again_with_the_same_id_and_leaves_the_last_word_to_the_broadcaster() -> None:
+    sent: list[AwaitAcks] = []
+    waiting = Await("lab", "policy", 7, 3, "applied", lambda message, payload=None: sent.append(message), 12.5, 2.5)  # type: ignore[arg-type]
+    waiting.start(10.0)
+    assert waiting.deadline == 11.0 and not waiting.expire(11.0) and not waiting.expire(12.0), "silence is no bad sign here"
+    assert [message.budget_ms for message in sent] == [2500, 1500, 500] and len({message.request_id for message in sent}) == 1
+    assert (sent[0].namespace, sent[0].model_id, sent[0].number, sent[0].count, sent[0].stage) == (
+        "lab",
+        "policy",
+        7,
+        3,
+        "applied",
+    )
+    assert not waiting.over and waiting.deadline == 12.5 + LAST_WORD
+    waiting.receive(Acks(request_id=sent[0].request_id, received=4, applied=3), None, 12.9)
+    assert waiting.future.result(0) == AckCounts(received=4, applied=3)
+
+
+def test_a_wait_that_nobody_answers_ends_by_itself() -> None:
+    waiting = Await("lab", "policy", 7, 3, "applied", lambda message, payload=None: None, 12.5, 2.5)
+    waiting.start(10.0)
+    waiting.expire(12.5 + LAST_WORD)
+    error = waiting.future.exception(0)
+    assert isinstance(error, RequestTimeout) and "3 subscribers of policy have applied version 7 did not finish" in str(error)
