@@ -50,7 +50,7 @@ log = logging.getLogger("clients")
 Command = Callable[[float], None]
 
 LAST_WORDS = 0.1
-"""Seconds that a client which is closed has to tell that it gives its uploads up, and that its subscribers are gone."""
+"""Seconds that a client which is closed has to tell that it gives its uploads up."""
 FOLLOW_TIMEOUT = 5.0
 """Seconds for the I/O thread to begin following; it takes microseconds."""
 
@@ -389,7 +389,7 @@ class Driver:
                 command(time.monotonic())
             except Exception as error:
                 log.debug("a command came too late code=%s", getattr(error, "code", type(error).__name__))
-        lingers = {"upload": LAST_WORDS if self._all.uploads else 0.0, "data": LAST_WORDS if self._all.feeds else 0.0}
+        linger = LAST_WORDS if self._all.uploads else 0.0
         while self._all.owners:
             _, owner = self._all.owners.popitem()
             try:
@@ -397,6 +397,6 @@ class Driver:
             except Exception:
                 log.exception("a conversation did not end well address=%s", self.address.data)
         for name in list(self._channels):
-            self._channels.pop(name).close(lingers.get(name, 0.0))
+            self._channels.pop(name).close(linger if name == "upload" else 0.0)
         self.lane.close()
         self._context.term()
