@@ -230,7 +230,7 @@ class Broadcaster:
         ready_file, log_file = self._home / "ready.json", self._home / "log"
         ready_file.unlink(missing_ok=True)
         places = ["--archive-dir", self.archive_dir, "--slot-dir", self.slot_dir, "--ready-file", ready_file]
-        ports = [text for channel in ("upload", "push", "data") for text in (f"--{channel}-port", "0")]
+        ports = [text for channel in ("upload", "push", "data") for text in (f"--{channel}-port", "0")] + ["--http-port", "off"]
         command = [sys.executable, "-m", "broadcaster", "serve", *ports, *map(str, places), *self._options]
         with log_file.open("ab") as log:
             self._process = subprocess.Popen(

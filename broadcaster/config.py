@@ -54,6 +54,8 @@ class Settings(BaseSettings):
     upload_port: Port = Field(5550, description="port for uploads; 0 picks a free one")
     push_port: Port = Field(5551, description="port for announcements; 0 picks a free one")
     data_port: Port = Field(5552, description="port for clients to connect to, and for reads; 0 picks a free one")
+    http_port: Port | None = Field(5553, description="port of health, metrics and pages; 0 picks a free one, off has none")
+    http_host: str = Field("127.0.0.1", min_length=1, description="address that HTTP listens on")
     advertise: str | None = Field(None, min_length=1, description="host name that clients are told to connect to")
     archive_dir: Path = Field(Path("broadcaster-data"), description="directory of archived versions")
     slot_dir: Path | None = Field(None, description="shared-memory directory for payloads; none: one of its own in /dev/shm")
@@ -80,10 +82,22 @@ class Settings(BaseSettings):
             )
         return host
 
-    @field_validator("push_port", "data_port")
+    @field_validator("http_port", mode="before")
     @classmethod
-    def _one_port_each(cls, port: int, info: ValidationInfo) -> int:
-        for other in ("upload_port", "push_port"):
+    def _off(cls, port: Any) -> Any:
+        return None if isinstance(port, str) and port.lower() == "off" else port
+
+    @field_validator("http_host")
+    @classmethod
+    def _http_loopback_unless_insecure(cls, host: str, info: ValidationInfo) -> str:
+        return cls._loopback_unless_insecure(host, info)
+
+    @field_validator("push_port", "data_port", "http_port")
+    @classmethod
+    def _one_port_each(cls, port: int | None, info: ValidationInfo) -> int | None:
+        for other in ("upload_port", "push_port", "data_port"):
+            if other == info.field_name:
+                break
             if port and info.data.get(other) == port:
                 raise ValueError(f"{port} is the {_name(other)} already: choose another, or 0 to pick a free one")
         return port

@@ -6,7 +6,9 @@ import sys
 
 from broadcaster.protocol.errors import MissingDependency
 
-SERVER_LIBRARIES = frozenset({"alembic", "click", "pydantic", "pydantic_settings", "rich", "sqlalchemy"})
+SERVER_LIBRARIES = frozenset(
+    {"alembic", "click", "prometheus_client", "pydantic", "pydantic_settings", "rich", "sqlalchemy", "starlette", "uvicorn"}
+)
 """What the extra `server` installs; the core does without."""
 
 USAGE = 2

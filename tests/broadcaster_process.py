@@ -32,8 +32,8 @@ class BroadcasterProcess:
     """Starts `python -m broadcaster serve`, and ends it with everything it started.
 
     `directory` takes the archive, the ready file and what the process says; the slot directory lies in shared memory where there
-    is one. `options` are added to the command line, `environment` to the environment. What it wrote to stderr is printed when it
-    ends, which pytest shows for a failed test only.
+    is one. `options` are added to the command line, `environment` to the environment; `http` starts the web process,
+    too. What it wrote to stderr is printed when it ends, which pytest shows for a failed test only.
     """
 
     def __init__(
@@ -43,6 +43,7 @@ class BroadcasterProcess:
         options: Sequence[str] = (),
         environment: Mapping[str, str] | None = None,
         archive_dir: Path | None = None,
+        http: bool = False,
     ) -> None:
         self.directory = directory
         self.archive_dir = archive_dir or directory / "archive"
@@ -56,6 +57,7 @@ class BroadcasterProcess:
         """What the ready file said: addresses by channel, and `pids`."""
         self._process: subprocess.Popen[bytes] | None = None
         self._ports = {"upload": 0, "push": 0, "data": 0}
+        self._http = "0" if http else "off"
 
     # --- where it is -----------------------------------------------------------------------------------------------
 
@@ -120,7 +122,8 @@ class BroadcasterProcess:
             "--ready-file",
             str(self.ready_file),
         ]
-        return [sys.executable, "-m", "broadcaster", "serve", *ports, *directories, *self.options]
+        web = ["--http-port", self.ready["http"].rpartition(":")[2] if "http" in self.ready else self._http]
+        return [sys.executable, "-m", "broadcaster", "serve", *ports, *web, *directories, *self.options]
 
     def stop(self, *, timeout: float = STOP) -> int:
         """Asks it to end, and returns its exit code. Raises AssertionError when it is still there after `timeout` seconds."""

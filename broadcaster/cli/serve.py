@@ -6,8 +6,9 @@ import contextlib
 import logging
 import os
 import resource
+import shutil
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,7 @@ from broadcaster.cli.ready import ReadyFile
 if TYPE_CHECKING:
     from broadcaster.config import Settings
     from broadcaster.server.core import Core
+    from broadcaster.supervisor import Facts, Tell
 
 log = logging.getLogger("broadcaster.serve")
 
@@ -34,6 +36,8 @@ _DESCRIPTORS = 1 << 20
 @click.option("--upload-port", metavar="PORT", help="Port for uploads; 0 picks a free one.  [default: 5550]")
 @click.option("--push-port", metavar="PORT", help="Port for announcements; 0 picks a free one.  [default: 5551]")
 @click.option("--data-port", metavar="PORT", help="Port that clients connect to; 0 picks a free one.  [default: 5552]")
+@click.option("--http-port", metavar="PORT", help="Port of health, metrics and pages; 0 picks one; or off.  [default: 5553]")
+@click.option("--http-host", metavar="ADDRESS", help="Address that HTTP listens on.  [default: 127.0.0.1]")
 @click.option("--archive-dir", metavar="DIR", help="Directory of archived versions.  [default: broadcaster-data]")
 @click.option("--slot-dir", metavar="DIR", help="Shared-memory directory for payloads.  [default: one of its own in /dev/shm]")
 @click.option("--memory-budget", metavar="SIZE", help="Memory for all payloads together, such as 512MiB.  [default: 1GiB]")
@@ -105,31 +109,35 @@ def _serve(flags: dict[str, Any], file: Path | None, stop: Stop) -> int:
     """Runs until the end, in the supervisor's process and in that of each part."""
     from broadcaster.cli.logs import start_logging
     from broadcaster.config import load_settings
+    from broadcaster.server.core import slot_directory  # All of the core: loaded here once, its next life begins at once.
     from broadcaster.supervisor import Part, Supervisor
 
     settings = load_settings(flags, file)
-    # Loaded before the first part is forked off, so that its next life begins at once.
-    import broadcaster.server.core  # noqa: F401
-
     start_logging(settings.log_level)
     ready = ReadyFile(settings.ready_file)
     ready.prepare()
-    parts = [Part("core", lambda tell, told: _core(settings, stop, tell, told.get("core")))]
+    supervisor = os.getpid()
+    slots, own = slot_directory(settings.slot_dir, settings.data_port)
+    parts = [Part("core", lambda tell, told: _core(settings, slots, stop, tell, told.get("core")))]
+    if settings.http_port is not None:
+        parts.append(Part("web", lambda tell, told: _web(settings, tell, told)))
     try:
         return Supervisor(parts, ready.tell).run()
     finally:
         ready.forget_ours()
+        if own and os.getpid() == supervisor:
+            shutil.rmtree(slots, ignore_errors=True)
 
 
-def _core(settings: Settings, stop: Stop, tell: Callable[[Mapping[str, Any]], None], before: Mapping[str, Any] | None) -> int:
+def _core(settings: Settings, slots: Path, stop: Stop, tell: Tell, before: Facts | None) -> int:
     """The life of the core. `before` is what it told in its last one: where it was, it is again."""
     from broadcaster.server.core import Core
 
     stop.listen()
-    core = Core(_options(settings, before["ports"] if before else {}))
+    core = Core(_options(settings, slots, before["ports"] if before else {}))
     try:
         stop.stops(core)
-        tell({"endpoints": core.endpoints, "ports": core.ports})
+        tell({"endpoints": core.endpoints, "ports": core.ports, "inside": core.inside})
         if before is None:
             _announce(settings, core)
         core.run()
@@ -139,7 +147,20 @@ def _core(settings: Settings, stop: Stop, tell: Callable[[Mapping[str, Any]], No
     return Exit.OK
 
 
-def _options(settings: Settings, ports: Mapping[str, int]) -> Any:
+def _web(settings: Settings, tell: Tell, told: Mapping[str, Facts]) -> int:
+    """The life of the web process."""
+    from broadcaster.web.serve import WebOptions, serve
+
+    def serving(url: str, port: int) -> None:
+        tell({"endpoints": {"http": url}, "port": port})
+        if "web" not in told:
+            log.info("pages url=%s", url)
+
+    port = told["web"]["port"] if "web" in told else settings.http_port or 0
+    return serve(WebOptions(settings.http_host, port, told["core"]["inside"]), serving)
+
+
+def _options(settings: Settings, slots: Path, ports: Mapping[str, int]) -> Any:
     from broadcaster.catalog import Retention
     from broadcaster.server.core import CoreOptions
 
@@ -150,7 +171,7 @@ def _options(settings: Settings, ports: Mapping[str, int]) -> Any:
         data_port=ports.get("data", settings.data_port),
         advertise=settings.advertise,
         archive_dir=settings.archive_dir,
-        slot_dir=settings.slot_dir,
+        slot_dir=slots,
         max_payload=settings.max_payload,
         retention=Retention(settings.memory_budget, settings.keep, settings.keep_large, settings.expiry),
         node_name=settings.node_name or "",

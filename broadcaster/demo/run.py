@@ -166,7 +166,7 @@ def _sockets() -> Iterator[str]:
 def _start_broadcaster(family: Family, directory: Path, stop: Stop) -> str:
     """Starts a broadcaster on free ports and returns its address when it serves."""
     ready = directory / "ready.json"
-    ports = [text for channel in ("upload", "push", "data") for text in (f"--{channel}-port", "0")]
+    ports = [text for channel in ("upload", "push", "data") for text in (f"--{channel}-port", "0")] + ["--http-port", "off"]
     family.start(
         "broadcaster",
         "-m",

@@ -82,7 +82,7 @@ class Core:
 
     def _open(self) -> None:
         options = self._options
-        directory, own = _slot_directory(options)
+        directory, own = slot_directory(options.slot_dir, options.data_port)
         self.slot_directory = directory
         lock = open_slot_directory(directory)
         self._closing.append(lambda: os.close(lock))
@@ -92,7 +92,7 @@ class Core:
         self._closing.append(lambda: context.destroy(linger=0))
         channels = Channels(context, Binding(options.host, options.upload_port, options.push_port, options.data_port, directory))
         self._closing.append(channels.close)
-        self.ports = channels.ports
+        self.ports, self._ipc = channels.ports, channels.ipc
         if not channels.ipc:
             log.warning("no ipc sockets: the path of the slot directory is too long for them path=%s", directory)
         retention = _fitting(options.retention, directory)
@@ -208,6 +208,11 @@ class Core:
         return self._retention.budget
 
     @property
+    def inside(self) -> str:
+        """Where a client of our own user's finds the data channel."""
+        return f"ipc://{self.slot_directory}/data.sock" if self._ipc else self.endpoints["data"]
+
+    @property
     def endpoints(self) -> dict[str, str]:
         """Where a client on this machine finds the channels."""
         host = "localhost" if self._options.host in ("0.0.0.0", "::") else self._options.host
@@ -231,15 +236,15 @@ class Core:
             self._closing.pop()()
 
 
-def _slot_directory(options: CoreOptions) -> tuple[Path, bool]:
+def slot_directory(wanted: Path | None, data_port: int) -> tuple[Path, bool]:
     """The slot directory, and whether it is one of our own that goes when we go."""
-    if options.slot_dir is not None:
-        return options.slot_dir.absolute(), False
+    if wanted is not None:
+        return wanted.absolute(), False
     memory = Path("/dev/shm")
     root = memory if sys.platform == "linux" and memory.is_dir() else Path(tempfile.gettempdir())
     sweep_abandoned(root, f"broadcaster-{os.getuid()}-")
-    if options.data_port:
-        return root / f"broadcaster-{os.getuid()}-{options.data_port}", True
+    if data_port:
+        return root / f"broadcaster-{os.getuid()}-{data_port}", True
     return root / f"broadcaster-{os.getuid()}-{os.getpid()}-{secrets.token_hex(4)}", True
 
 

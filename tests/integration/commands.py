@@ -15,7 +15,7 @@ from pathlib import Path
 from tests.broadcaster_process import ROOT
 
 BASE = [sys.executable, "-m", "broadcaster"]
-FREE = ["--upload-port", "0", "--push-port", "0", "--data-port", "0"]
+FREE = ["--upload-port", "0", "--push-port", "0", "--data-port", "0", "--http-port", "off"]
 
 
 def environment(url: str | None = None) -> dict[str, str]:

@@ -101,7 +101,7 @@ def test_the_command_it_prints_fetches_the_best_version(tmp_path: Path) -> None:
     assert process.returncode == 0, err
     result = json.loads(out)
     ready = tmp_path / "ready.json"
-    ports = [text for channel in ("upload", "push", "data") for text in (f"--{channel}-port", "0")]
+    ports = [text for channel in ("upload", "push", "data") for text in (f"--{channel}-port", "0")] + ["--http-port", "off"]
     serve = subprocess.Popen(
         [*_as_typed(result["serve"]), *ports, "--ready-file", str(ready)], stderr=subprocess.DEVNULL, cwd=tmp_path
     )
