@@ -296,3 +296,36 @@ def test_lost_reads_are_asked_for_again_and_closing_gives_the_buffer_back(follow
     assert len(following.reads) == 2
     following.machine.close()
     assert following.pool.out == 2 and following.machine.nap(following.now) == 0.0
+
+
+def test_an_event_that_comes_twice_is_one(following: Followed) -> None:
+    following.event(alias="champion", number=6)
+    following.say(info(5))
+    following.offset -= 1
+    assert following.event(alias="champion", number=6) == 0
+
+
+def test_a_read_that_fails_while_a_question_is_under_way_waits_for_its_answer(following: Followed) -> None:
+    following.moved(info(6))
+    following.event(alias="champion", number=7)
+    gone = UnknownVersion(model_id="policy", number=6)
+    error = Error(request_id=following.reads[0].request_id, code=gone.code, message=str(gone), facts=gone.facts)
+    following.act(following.machine.receive(error, following.now))
+    following.say(info(7))
+    following.read_all()
+    assert following.shown == [5, 7] and following.pool.out == 2
+
+
+def test_without_memory_a_question_that_was_due_is_put_when_its_time_comes(following: Followed) -> None:
+    following.event(alias="champion", number=6)
+    following.event(alias="champion", number=7)
+    following.pool.full = True
+    with pytest.raises(NoSpace) as caught:
+        following.say(info(6))
+    following.machine.retry_later(following.now, caught.value)
+    following.pool.full = False
+    following.now = following.machine.deadline
+    following.act(following.machine.expire(following.now))
+    following.say(info(7))
+    following.read_all()
+    assert following.shown == [5, 7]
