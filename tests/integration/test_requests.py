@@ -219,7 +219,7 @@ def test_a_broadcaster_that_was_stopped_begins_nothing_whose_time_passed_meanwhi
     with BarePeer(own.ready) as peer:
         assert peer.publish("policy", b"weights").kind == "done"
         inbox, short, long = Inbox(peer), [], []
-        os.kill(own.pid, signal.SIGSTOP)
+        signalled(own, signal.SIGSTOP)
         try:
             for index in range(20):
                 short.append(inbox.send("create-model", model_id=f"short-{index}", budget_ms=500))
@@ -230,7 +230,7 @@ def test_a_broadcaster_that_was_stopped_begins_nothing_whose_time_passed_meanwhi
             deadline = time.monotonic() + 1.2  # It is the time that passes which is tested.
             wait_until(lambda: time.monotonic() > deadline, "the time of those is over")
         finally:
-            os.kill(own.pid, signal.SIGCONT)
+            signalled(own, signal.SIGCONT)
         assert {inbox.answer(one).code for one in short} == {"request-timeout"}
         assert {inbox.answer(one).kind for one in long} == {"model"}
         said = {one.fields["upload_id"]: one for one in (peer.outcome(), peer.outcome())}
@@ -245,12 +245,12 @@ def test_a_broadcaster_that_was_stopped_begins_nothing_whose_time_passed_meanwhi
 def test_a_client_that_waited_in_vain_is_told_of_its_own_request(own: BroadcasterProcess) -> None:
     with connect(own.url) as client:
         client._calls.timeout = 0.2
-        os.kill(own.pid, signal.SIGSTOP)
+        signalled(own, signal.SIGSTOP)
         try:
             with pytest.raises(RequestTimeout) as missed:
                 client.ping()
         finally:
-            os.kill(own.pid, signal.SIGCONT)
+            signalled(own, signal.SIGCONT)
         assert missed.value.request_id is not None and missed.value.retryable and missed.value.details == ()
 
 
@@ -332,6 +332,12 @@ def test_requests_of_a_client_are_timed_while_somebody_wants_to_know(shared: Bro
 
 
 # --- what the tests speak with -------------------------------------------------------------------------------------
+
+
+def signalled(broadcaster: BroadcasterProcess, number: signal.Signals) -> None:
+    """To every process of it."""
+    for pid in broadcaster.pids:
+        os.kill(pid, number)
 
 
 def state(peer: BarePeer) -> dict[str, Any]:
