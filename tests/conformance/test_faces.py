@@ -415,6 +415,9 @@ def test_versions_are_found_by_number_place_and_alias(client: Any, model: str) -
     assert registry.set_alias(model, "champion", -2).aliases == {"champion": 2}
     assert [registry.get(model, ref).info.number for ref in (1, -1, -3, "champion")] == [1, 3, 1, 2]
     assert registry.get(model).info.number == 3
+    for nothing in (0, 4, -4, "nobody"):
+        with pytest.raises(clients.UnknownVersion):
+            registry.get(model, nothing)
     assert (registry.best(model, "return").info.number, registry.best(model, "return", mode="min").info.number) == (2, 3)
     with pytest.raises(clients.Conflict):
         registry.set_alias(model, "champion", 3, expect=1)
@@ -477,6 +480,7 @@ def test_a_long_search_comes_in_pages_and_misses_nothing(client: Any, model: str
     publisher, registry = client.publisher(model), client.registry
     for number in range(60):
         publisher.publish(b"x", metrics={"m": float(number % 7)}, user_data={"text": "x" * 8000})
+    assert [version.number for version in registry.versions(model)] == list(range(1, 61)), "several pages, and a real end"
     versions = iter(registry.search(model, order="-metrics.m"))
     first = [next(versions).number for _ in range(10)]
     registry.delete(model, first[9])
