@@ -57,7 +57,10 @@ class Calls:
     def _ask(self, kind: type[m.Request], answer: type[m.Message], turn: Callable[[Any], T], **fields: Any) -> Future[T]:
         timeout, timings = self.timeout, self.timings
         what = " ".join(
-            [kind.KIND.decode(), *(str(fields[name]) for name in ("model_id", "alias", "ref", "number") if fields.get(name) is not None)]
+            [
+                kind.KIND.decode(),
+                *(str(fields[name]) for name in ("model_id", "alias", "ref", "number") if fields.get(name) is not None),
+            ]
         )
 
         if timings is not None:
