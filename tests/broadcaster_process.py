@@ -184,17 +184,17 @@ class BroadcasterProcess:
         with contextlib.suppress(OSError):
             for task in Path(f"/proc/{self.pid}/task").iterdir():
                 found |= {int(pid) for pid in (task / "children").read_text().split()}
-        return sorted(pid for pid in found if pid == self.pid or _runs_broadcaster(pid))
+        return sorted(pid for pid in found if pid == self.pid or runs_broadcaster(pid))
 
     @staticmethod
     def _wait_for_end(pids: Sequence[int]) -> None:
         deadline = time.monotonic() + STOP
-        while any(_runs_broadcaster(pid) for pid in pids):
+        while any(runs_broadcaster(pid) for pid in pids):
             assert time.monotonic() < deadline, f"still there after SIGKILL: {pids}"
             time.sleep(0.005)
 
 
-def _runs_broadcaster(pid: int) -> bool:
+def runs_broadcaster(pid: int) -> bool:
     """Whether `pid` is still a living process of ours, and not another that got its number."""
     try:
         status = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]

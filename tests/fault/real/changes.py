@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tests.bare_peer import BarePeer
-from tests.broadcaster_process import BroadcasterProcess
+from tests.broadcaster_process import BroadcasterProcess, runs_broadcaster
 from tests.fault.real.ledger import Ledger
 from tests.fault.tracing import CALLS, Point, points, threads, tracing
 
@@ -58,6 +58,12 @@ def calls_of(broadcaster: BroadcasterProcess, ledger: Ledger, change: Change, lo
         found += [(place, point) for point in points(lines)[: durable[-1] + 1 if durable else 0]]
     assert len(found) > 8, found
     return found
+
+
+def living_core(broadcaster: BroadcasterProcess) -> Callable[[], bool]:
+    """Tells whether the process that holds the archive now still lives; another in its place is another."""
+    pid = core(broadcaster)
+    return lambda: runs_broadcaster(pid)
 
 
 def core(broadcaster: BroadcasterProcess) -> int:

@@ -12,7 +12,7 @@ from broadcaster.store import Archive
 from tests.bare_peer import BarePeer
 from tests.broadcaster_process import BroadcasterProcess
 from tests.fault.archives import NOW, keep, payload
-from tests.fault.real.changes import CHANGES, Change, calls_of, core
+from tests.fault.real.changes import CHANGES, Change, calls_of, core, living_core
 from tests.fault.real.ledger import Ledger
 from tests.fault.tracing import needs_strace, threads, tracing
 
@@ -57,14 +57,15 @@ def sweep(broadcaster: BroadcasterProcess, folder: Path, change: Change, stride:
     places = calls_of(broadcaster, ledger, change, folder / "calls")[::stride]
     times, missed = [], []
     for thread, point in places:
-        with BarePeer(broadcaster.ready, alive=lambda: broadcaster.running) as peer:
+        lives = living_core(broadcaster)
+        with BarePeer(broadcaster.ready, alive=lives) as peer:
             number = change.prepare(ledger, peer)
             with tracing(threads(core(broadcaster))[thread], point.name, inject=point.kill):
                 try:
                     change.act(ledger, peer, number)
                     missed.append(point)
                 except AssertionError:
-                    assert not broadcaster.running, "it said no, and was not killed"
+                    assert not lives(), "it said no, and was not killed"
         times.append(next_life(broadcaster, ledger, folder))
     assert len(missed) <= len(places) // 4, f"of {len(places)} calls the change did not come to {missed}"
     return times
