@@ -242,10 +242,10 @@ class Run:
             self.recorder.write("stopped", whom=who, since=since)
 
     def _sample(self) -> None:
-        (pid,) = self.broadcaster.pids
+        pids = self.broadcaster.pids
         with contextlib.suppress(OSError):
-            memory = private_memory(pid)
-            self.recorder.write("sample", memory=memory, descriptors=len(os.listdir(f"/proc/{pid}/fd")))
+            descriptors = sum(len(os.listdir(f"/proc/{pid}/fd")) for pid in pids)
+            self.recorder.write("sample", memory=sum(map(private_memory, pids)), descriptors=descriptors)
 
     # --- the end ---------------------------------------------------------------------------------------------------
 

@@ -18,8 +18,8 @@ from tests.fault.history.schedule import FILL, KINDS, schedule
 
 STALLED = 258 * MIB
 """What is kept for actors that take nothing, at most: docs/promises.md."""
-RESTING = 150 * MIB
-"""What a broadcaster takes beside that, and beside the payloads in its slots."""
+RESTING = 250 * MIB
+"""What the processes of a broadcaster take beside that, and beside the payloads in its slots."""
 BOUNDS = Bounds(converge=5.0, grace=2.0, memory=RESTING + STALLED, descriptors=400)
 
 

@@ -67,7 +67,7 @@ class Round:
     def __init__(self, broadcaster: BroadcasterProcess, size: int, slot_dir: str | None) -> None:
         self._client = clients.connect(broadcaster.url, slot_dir=slot_dir)
         self._publisher = self._client.publisher(MODEL)
-        self._pid = broadcaster.pids[0]
+        self._pids = broadcaster.pids
         self._payload = bytearray(os.urandom(size))
         self.number = 0
         self.most_memory = 0
@@ -81,7 +81,7 @@ class Round:
             self.number = self._publisher.publish(self._payload).number
             begun[self.number] = start
             wait_until(lambda: all(actor.has(self.number) for actor in to), f"version {self.number} is everywhere")
-            self.most_memory = max(self.most_memory, memory_of(self._pid))
+            self.most_memory = max(self.most_memory, sum(map(memory_of, self._pids)))
         return [one.at - begun[one.number] for actor in to for one in actor.got() if one.number in begun]
 
     def close(self) -> None:
