@@ -65,6 +65,7 @@ def story(client: Client, mark: str) -> Iterator[Any]:
             yield asked(lambda number=number: registry.set_alias("policy", "champion", number))  # type: ignore[misc]
             wait_until(lambda number=number: (at := champion.latest()) and at.version.number == number, "the alias moved")  # type: ignore[misc]
     yield asked(lambda: registry.set_alias("policy", "champion", 2, expect=1))
+    yield asked(lambda: registry.set_alias("policy", f"of-{mark}", 5))
     yield asked(lambda: registry.set_tags("policy", {"of": mark}, ref=2))
     yield asked(lambda: registry.add_metrics("policy", 2, {"return": float(len(mark))}))
     yield asked(lambda: registry.describe("policy", f"the {mark} one"))
@@ -80,7 +81,7 @@ def story(client: Client, mark: str) -> Iterator[Any]:
     with client.publisher("policy", exclusive=True) as alone:
         yield alone.term()
         yield asked(lambda: alone.publish(payload(mark, 6), archived=True, user_data={"by": mark}))
-    yield asked(lambda: registry.retention("policy", last=100))
+    yield asked(lambda: registry.retention("policy", last=100 + NAMESPACES.index(mark)))
     yield asked(lambda: registry.prune("policy", last=1, dry_run=True))
     yield asked(lambda: [(one.name, one.applied) for one in registry.subscribers("policy")] and None)
     yield observed(client)
