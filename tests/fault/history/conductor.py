@@ -169,16 +169,17 @@ class Run:
         faults = self.faults()
         print(f"seed {self.seed}, {self.seconds:g} s, {len(faults)} faults:", *faults, sep="\n  ")
         order = itertools.count()
-        due: list[tuple[float, int, Callable[[], object]]] = []
+        due: list[tuple[float, int, Callable[[], object], Fault | None]] = []
         for fault in faults:
-            begin, end = self.effects(fault)
-            heapq.heappush(due, (fault.at, next(order), begin))
-            if fault.lasts:
-                heapq.heappush(due, (fault.over, next(order), end))
+            heapq.heappush(due, (fault.at, next(order), self.effects(fault)[0], fault))
         begun = sampled = time.monotonic()
         while (now := time.monotonic()) < begun + self.seconds or due:
             if due and now >= begun + due[0][0]:
-                heapq.heappop(due)[2]()
+                _, _, act, begun_now = heapq.heappop(due)
+                act()
+                if begun_now is not None and begun_now.lasts:  # As long as it is to last, however late it began.
+                    over = time.monotonic() - begun + begun_now.lasts
+                    heapq.heappush(due, (over, next(order), self.effects(begun_now)[1], None))
             elif now >= sampled + SAMPLE:
                 sampled = now
                 self._look_after()
