@@ -198,6 +198,8 @@ def runs_broadcaster(pid: int) -> bool:
     """Whether `pid` is still a living process of ours, and not another that got its number."""
     try:
         status = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-        return status != "Z" and b"broadcaster" in Path(f"/proc/{pid}/cmdline").read_bytes()
+        if status == "Z":  # Its first thread ended. The others hold its files until they are out of the disk's hands.
+            return len(os.listdir(f"/proc/{pid}/task")) > 1
+        return b"broadcaster" in Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:
         return False
