@@ -269,7 +269,7 @@ def test_a_restarted_broadcaster_is_told_again_and_a_wait_goes_on(own: Broadcast
         with connect(own.url, name="late") as late, late.subscriber(model) as subscriber:
             newer = publisher.publish(WEIGHTS)
             assert newer.number > version.number
-            assert subscriber.wait(timeout=20).version.number == newer.number
+            assert subscriber.wait(timeout=20, newer_than=version.number).version.number == newer.number
             assert waiting.result(30).applied == 3
             wait_until(lambda: mine.lag.versions == 1, "numbers that a killed broadcaster skips are no versions")
             found = until(client, model, lambda now: now["actor"].applied == newer.number, "the actor has it too")
