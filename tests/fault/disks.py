@@ -7,6 +7,7 @@ import os
 import shutil
 import struct
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -78,7 +79,7 @@ class Disk:
         try:
             yield self.mount
         finally:
-            run("umount", str(self.mount))
+            _unmount(self.mount)
 
     def cut_power(self) -> None:
         """Drop all that was not flushed, for good. Where that needs a copy of the image, whoever writes must be dead before."""
@@ -123,7 +124,7 @@ def small_disk(mount: Path, options: str) -> Iterator[Path]:
     try:
         yield mount
     finally:
-        run("umount", str(mount))
+        _unmount(mount)
 
 
 def remount(mount: Path, options: str) -> None:
@@ -137,6 +138,19 @@ def run(*command: str) -> None:
     done = subprocess.run(command, capture_output=True)
     if done.returncode:
         raise OSError(f"`{' '.join(command)}`: {done.stderr.decode(errors='replace').strip()}")
+
+
+def _unmount(mount: Path) -> None:
+    """Whoever was killed may take a moment to let go of it; nothing stays mounted, whatever happens."""
+    until = time.monotonic() + 10
+    while True:
+        try:
+            return run("umount", str(mount))
+        except OSError:
+            if time.monotonic() > until:
+                run("umount", "--lazy", str(mount))
+                raise
+            time.sleep(0.02)
 
 
 def _copy(image: Path, to: Path) -> None:
