@@ -303,6 +303,15 @@ class Catalog:
             raise VersionDeleted(model_id=key[1], number=kept.info.number)
         return kept
 
+    def require_renewable(self, key: Key, number: int, floor: int) -> None:
+        """Raises Conflict unless a version of an earlier life may come back under its number: nothing newer and no deletion is
+        known, and it is not above `floor`, from where on numbers are given in this life."""
+        line = self._lines.get(key)
+        known = self._ended.get(key, 0) if line is None else line.highest
+        if not known < number <= floor:
+            found = f"version {known}" if known >= number else "no such version"
+            raise Conflict(model_id=key[1], expected=f"version {number} of an earlier life as the newest", found=found)
+
     def holds(self, kept: Kept) -> bool:
         """Whether this very version is still known."""
         line = self._lines.get((kept.info.namespace, kept.info.model_id))

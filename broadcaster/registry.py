@@ -209,7 +209,7 @@ class Registry:
 
         def job() -> None:
             try:
-                archive.delete_model(*key)
+                archive.delete_model(*key, upto)
             except UnknownModel:
                 pass  # Its first write failed: there is nothing of it on disk.
 
@@ -233,8 +233,8 @@ class Registry:
             archive.set_aliases(*key, aliases)
             try:
                 archive.delete_version(*key, request.number)
-            except UnknownVersion:
-                pass  # A transient version: it is in memory only.
+            except UnknownVersion:  # A transient version: its learner would announce it again after a restart.
+                archive.note_deleted(*key, request.number, kept.upload_id)
 
         def gone() -> Deleted:
             if self._rooms.catalog.holds(kept):

@@ -11,6 +11,7 @@ import time
 from broadcaster.protocol.errors import BroadcasterError, VersionSuperseded
 from clients._driver.frames import Frames
 from clients._driver.loop import Driver
+from clients._driver.renewing import renewed
 from clients._driver.uploading import Upload
 from clients.buffers import Kept
 
@@ -29,6 +30,8 @@ class Line:
         self._since = -math.inf
         """When (monotonic) it was started by way of the I/O thread."""
         self._waiting: Upload | None = None
+        self._last: tuple[Upload, mmap.mmap | None] | None = None
+        """What became the newest transient version, and its memory until that is needed."""
         self._memory: dict[bytes, mmap.mmap] = {}
         self._kept = Kept(keep=1)
         self._frames: dict[int, Frames] = {}
@@ -37,6 +40,9 @@ class Line:
         """Memory for the next payload, and the frames over it. Raises NoSpace."""
         with self._lock:
             self._supersede()
+            if self._last is not None and self._last[1] is not None:
+                self._kept.put(self._last[1])
+                self._last = None
             # A second buffer is kept from the first time on that two were needed at once.
             self._kept.keep = max(self._kept.keep, len(self._memory) + 1)
         memory = self._kept.take(size)
@@ -86,6 +92,8 @@ class Line:
     def ended(self, upload: Upload, intact: bool) -> None:
         """`intact`: its memory is not used by anybody any more. Called on the I/O thread, before its future ends."""
         with self._lock:
+            if upload.version is not None and not upload.version.archived:
+                self._keep_last(upload)
             self._give_back(upload, intact=intact)
             if self._waiting is upload:
                 self._waiting = None
@@ -99,6 +107,37 @@ class Line:
             if following is not None:
                 with contextlib.suppress(BroadcasterError):  # The client ends, and with it the one that waited.
                     self._start(following)
+
+    def _keep_last(self, upload: Upload) -> None:
+        if self._last is not None and self._last[1] is not None:
+            self._kept.put(self._last[1])
+        self._last = upload, self._memory.pop(upload.key, None)
+
+    # --- another life of the broadcaster -----------------------------------------------------------------------------
+
+    @property
+    def has_last(self) -> bool:
+        """Whether there is a transient version that only the broadcaster's memory has, beside this process."""
+        return self._last is not None
+
+    def announce_again(self, now: float) -> None:
+        """The last transient version went with the broadcaster that had it: another life of it gets it under the same number,
+        unless a newer one is on its way. Called on the I/O thread."""
+        with self._lock:
+            last = self._last
+            if last is None or self._running is not None or self._waiting is not None:
+                return
+            self._last = None
+            upload, memory = last
+            again = renewed(upload, self._driver.send_upload, self.ended, now)
+            if again is None:
+                if memory is not None:
+                    self._kept.put(memory)
+                return
+            if memory is not None:
+                self._memory[again.key] = memory
+            self._driver.add_upload(again)
+            self._start(again)
 
     def _supersede(self) -> None:
         waiting, self._waiting = self._waiting, None

@@ -41,7 +41,8 @@ class Sending:
 
     def __init__(self, driver: Driver) -> None:
         self._driver = driver
-        self.line = Line(driver)
+        self.line = line = Line(driver)
+        driver.post(lambda now: driver.watch(line, now))
         self._ready = Ready(driver)
         self._doubt = 0.0
         """Until when (monotonic) no slot is waited for."""

@@ -39,6 +39,9 @@ class Publisher:
     On the broadcaster's host a payload over 64 KiB is copied straight into shared memory, and takes none of this process.
     Elsewhere the publisher has one payload's memory, kept and used again; calling `publish_nowait` while an upload is under way
     takes a second one.
+
+    Its last transient version is kept as it was sent: should the broadcaster be started again, it gets that one back under the
+    same number within a few seconds, unless something newer is known there.
     """
 
     def __init__(self, driver: Driver, namespace: str, model_id: str, term: Term | None = None) -> None:

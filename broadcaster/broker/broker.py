@@ -23,7 +23,7 @@ from broadcaster.broker.terms import Terms
 from broadcaster.broker.uploads import Stage, Upload, Uploads
 from broadcaster.broker.waiting import Waiting
 from broadcaster.catalog import Kept
-from broadcaster.protocol.errors import Aborted, BroadcasterError, DigestMismatch, InvalidRequest, SizeMismatch
+from broadcaster.protocol.errors import Aborted, BroadcasterError, Conflict, DigestMismatch, InvalidRequest, SizeMismatch
 from broadcaster.protocol.frames import ChunkHeader
 from broadcaster.protocol.limits import CHUNK, IDLE_UPLOAD, INLINE, MAX_PAYLOAD
 from broadcaster.protocol.messages import AS_IT_LIES, Abort, Begin, Commit, Done, Publish
@@ -99,11 +99,18 @@ class Broker:
     def _reserve(self, begin: Begin, caller: Caller, now: float) -> Upload:
         """Room in memory, and numbers soon. Raises Fenced, and what `Uploads.reserve` does."""
         self.terms.require(begin)
+        self._require_renewable(begin)
         if begin.archived:
             self.rooms.archive.require_writable()  # Before a byte moves, and before anything is announced.
         upload = self._uploads.reserve(begin, caller, now)
         self._numbering.want(upload.key, now)
         return upload
+
+    def _require_renewable(self, begin: Begin) -> None:
+        """Raises Conflict when it names a number that it cannot have (again)."""
+        if begin.number is not None:
+            key = begin.namespace, begin.model_id
+            self.rooms.catalog.require_renewable(key, begin.number, self.rooms.numbers.floor(key))
 
     def _stage(self, upload: Upload) -> None:
         """Room on disk for the payload."""
@@ -255,7 +262,15 @@ class Broker:
         if self.terms.held.get(key) != begin.term:  # Another publisher took over while this one waited for its number.
             self._uploads.fail(upload, self.terms.fenced(begin))
             return
-        number = rooms.numbers.take(key)  # from a block that is durable already: never handed out twice
+        number = begin.number
+        if number is None:
+            number = rooms.numbers.take(key)  # from a block that is durable already: never handed out twice
+        else:
+            try:
+                self._require_renewable(begin)  # Something newer may have come while it arrived.
+            except Conflict as error:
+                self._uploads.fail(upload, error)
+                return
         if number is None:
             upload.stage = Stage.NUMBERING
             if upload.timing is not None:
@@ -367,6 +382,10 @@ class Broker:
             return 0.0
         deadlines = (self.chunks.deadline, self.memory.quiet, self.acknowledging.deadline)
         return min((when for when in deadlines if when is not None), default=None)
+
+    def uploads(self, now: float) -> int:
+        """How many payloads are on their way; slots that were granted ahead are none."""
+        return self._uploads.moving(now)
 
     def tick(self, now: float) -> None:
         """Gives up uploads without progress, lets expired versions go, and looks which slots are read no more."""

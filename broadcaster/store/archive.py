@@ -21,7 +21,7 @@ from broadcaster.protocol.errors import (
 from broadcaster.protocol.ranges import without
 from broadcaster.protocol.version import ModelInfo, VersionInfo
 from broadcaster.store.blobs import Blobs, Staged
-from broadcaster.store.deletions import Deletions
+from broadcaster.store.deletions import Deletions, Ended
 from broadcaster.store.failpoints import hit
 from broadcaster.store.floors import Floors
 from broadcaster.store.folders import sync, write_all
@@ -176,6 +176,11 @@ class Archive:
         self._gate.require_open()
         return self._reader.read_cached(version, offset, length)
 
+    def note_deleted(self, namespace: str, model_id: str, number: int, upload_id: bytes) -> None:
+        """A version that was never kept here is deleted: durably known by its upload id. Raises StoreError."""
+        with self._writing("noting a deletion", 4096):
+            self._deletions.add((namespace, model_id), [(number, upload_id)])
+
     def delete_version(self, namespace: str, model_id: str, number: int) -> None:
         """Delete one version; gone for ever when this returns, also after a crash. Its number stays below the floor."""
         self.delete_versions(namespace, model_id, [number])
@@ -245,13 +250,16 @@ class Archive:
         with self._writing("setting retention"):
             self._store_model(replace(self._model(namespace, model_id), retention=dict(retention)))
 
-    def delete_model(self, namespace: str, model_id: str) -> None:
-        """Delete a model and all its versions; gone for ever when this returns, also after a crash. Its numbers go on."""
+    def delete_model(self, namespace: str, model_id: str, upto: int = 0) -> None:
+        """Delete a model and all its versions; gone for ever when this returns, also after a crash. Its numbers go on. `upto` is
+        the highest number that went with it, where versions were not all kept here."""
         with self._writing("deleting"):
-            self._model(namespace, model_id)
+            model = self._model(namespace, model_id)
             key = key_of(namespace, model_id)
             self._trash.put_model(key)
             self._trash.empty(self._index, self._blobs, self._reader)
+            if upto:
+                self._deletions.end((namespace, model_id), Ended(upto, model.creation_timestamp), [])
 
     # --- numbers ---------------------------------------------------------------------------------------------------
 

@@ -91,6 +91,10 @@ class SlotUpload(Upload):
     # --- the I/O thread --------------------------------------------------------------------------------------------
 
     @property
+    def payload(self) -> memoryview | None:
+        return self._payload
+
+    @property
     def acknowledged(self) -> int:
         """Bytes that the broadcaster has, as far as is known."""
         return self._filled if self._chunks is None else self._chunks.acknowledged
@@ -232,8 +236,8 @@ class SlotUpload(Upload):
             self._digest = xxhash.xxh3_128_hexdigest(payload)
         return self._digest or AS_IT_LIES
 
-    def _chunks_ended(self, _chunks: ChunkedUpload, intact: bool) -> None:
-        self.over = True
+    def _chunks_ended(self, chunks: ChunkedUpload, intact: bool) -> None:
+        self.over, self.version = True, chunks.version
         self._ended(self, intact)
 
     def _again(self, now: float) -> None:

@@ -38,6 +38,7 @@ from clients._driver.conversations import Conversations
 from clients._driver.delivery import Delivery
 from clients._driver.lane import Lane
 from clients._driver.owner import Reader
+from clients._driver.renewing import Renewable, Watch
 from clients._driver.uploading import Upload
 from clients._driver.wakeup import Wakeup
 from clients._process import HERE
@@ -87,6 +88,7 @@ class Driver:
         self._channels: dict[str, Channel] = {}
         self.lane = Lane(lambda: self._address_of("upload"), lambda address: Channel(self._context, "lane", address))
         """For small publications."""
+        self._watch = Watch()
         self._greeting = False
         self._greeted = 0.0
         self._thread = threading.Thread(target=self._run, name=f"clients {address.data}", daemon=True)
@@ -174,6 +176,11 @@ class Driver:
         """Takes an upload in; it is started apart from that."""
         self._all.add_upload(upload)
         self._channel("upload")
+
+    def watch(self, one: Renewable, now: float) -> None:
+        """It is told when the broadcaster was started again, for as long as it lives."""
+        self._watch.add(one, now)
+        self._all.owners[self._watch.key] = self._watch
 
     def start_upload(self, upload: Upload, now: float) -> None:
         self._all.turn(upload, lambda: upload.start(now))
@@ -275,6 +282,7 @@ class Driver:
             log.info("restarted address=%s epoch=%d", self.address.data, welcome.epoch)
             for feed in self._all.followers:
                 self._all.turn(feed, lambda feed=feed: feed.start(now))  # type: ignore[misc]
+            self._watch.another_life(now)
         return welcome
 
     def _look_for_slots(self, welcome: Welcome) -> None:

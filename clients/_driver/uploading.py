@@ -45,6 +45,8 @@ class Upload(ABC):
         self.future: Future[VersionInfo] = futures.new() if future is None else future
         self.over = False
         self.started = False
+        self.version: VersionInfo | None = None
+        """What came of it."""
         self._send = send
         self._ended = ended
         self._until = deadline
@@ -60,6 +62,11 @@ class Upload(ABC):
         if getattr(message, "upload_id", None) != self.key:
             return False
         return not isinstance(message, Error) or message.request_id in (self.begin.request_id, self.key, _NO_ID)
+
+    @property
+    @abstractmethod
+    def payload(self) -> memoryview | None:
+        """Where its bytes lie, if that is known."""
 
     @property
     @abstractmethod
@@ -81,7 +88,7 @@ class Upload(ABC):
     def _end(self, version: VersionInfo | None, error: BroadcasterError | None) -> None:
         if self.over:
             return
-        self.over = True
+        self.over, self.version = True, version
         # Who keeps the buffer is told first: a user who is woken may publish again at once.
         self._ended(self, version is not None or not self.started)
         if version is not None:
@@ -132,6 +139,10 @@ class ChunkedUpload(Upload):
         self._uploader = Uploader(begin, payload, eager=eager)
         self._filled = 0
         self._digest: str | None = None
+
+    @property
+    def payload(self) -> memoryview:
+        return self._payload
 
     @property
     def acknowledged(self) -> int:
@@ -216,6 +227,10 @@ class WholeUpload(Upload):
         super().__init__(message, send, ended, deadline, timeout)
         self._received = 0
         self._payload = payload
+
+    @property
+    def payload(self) -> memoryview:
+        return self._payload.buffer if isinstance(self._payload, zmq.Frame) else memoryview(self._payload)
 
     @property
     def acknowledged(self) -> int:

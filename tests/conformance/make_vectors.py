@@ -173,6 +173,10 @@ LATER: dict[str, dict[str, tuple[str, ...]]] = {
         "event": ("slot", "generation"),
         "state": ("slot", "generation"),
     },
+    "again": {
+        "begin": ("number",),
+        "publish": ("number",),
+    },
     "terms": {
         "begin": ("term",),
         "publish": ("term",),

@@ -715,3 +715,18 @@ def place(kept: Kept) -> tuple[tuple[str, str], int]:
 
 CatalogMachine.TestCase.settings = settings(max_examples=150, stateful_step_count=50, deadline=None)
 test_the_catalog_is_what_the_naive_model_says = CatalogMachine.TestCase
+
+
+def test_a_version_of_an_earlier_life_may_come_back_only_as_the_newest_that_was_never_deleted() -> None:
+    catalog = Catalog(Retention())
+    catalog.create(KEY, 0)
+    catalog.load_deleted(KEY, ((7, 7),), 0)
+    for number, floor in [(7, 20), (6, 20), (21, 20), (8, 0)]:
+        with pytest.raises(Conflict):
+            catalog.require_renewable(KEY, number, floor)
+    catalog.require_renewable(KEY, 8, 20)
+    unknown = ("default", "gone")
+    catalog.load_deleted(unknown, (), 9)
+    with pytest.raises(Conflict):
+        catalog.require_renewable(unknown, 9, 20)
+    catalog.require_renewable(unknown, 10, 20)

@@ -45,6 +45,8 @@ class Begin(Request):
     creation_timestamp: int | None = rule(uint, default=None)
     host_token: str | None = rule(text, default=None)
     term: int | None = rule(uint, default=None)
+    number: int | None = rule(uint, default=None)
+    """The number that this payload had as a version in an earlier life of the broadcaster."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
