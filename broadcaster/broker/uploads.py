@@ -119,6 +119,10 @@ class Uploads:
         self._stats.count("uploads_begun")
         return upload
 
+    def moving(self, now: float) -> int:
+        """How many are more than a slot that was asked for ahead."""
+        return sum(not (one.stage is Stage.FILLING and one.assembler.is_idle(now)) for one in self.under_way.values())
+
     def _withdraw_idle(self, now: float) -> bool:
         """Slots that were asked for ahead give way to a payload that is there. Whether there were any."""
         idle = [one for one in self.under_way.values() if one.stage is Stage.FILLING and one.assembler.is_idle(now)]

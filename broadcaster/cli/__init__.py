@@ -8,7 +8,9 @@ from broadcaster import __version__
 from broadcaster.cli.backup import backup, restore
 from broadcaster.cli.command import Group
 from broadcaster.cli.demo import demo
+from broadcaster.cli.drain import drain
 from broadcaster.cli.exits import EPILOG, Exit
+from broadcaster.cli.healthcheck import healthcheck
 from broadcaster.cli.models import archive, delete, give_up_term, models, stats, subscribers, versions
 from broadcaster.cli.offline import rebuild_index, verify
 from broadcaster.cli.ping import ping
@@ -56,6 +58,8 @@ for command in (
     rebuild_index,
     backup,
     restore,
+    drain,
+    healthcheck,
     demo,
 ):
     main.add_command(command)

@@ -190,6 +190,7 @@ class Core:
             "memory_budget": rooms.catalog.retention.budget,
             "memory_versions": rooms.catalog.resident_bytes,
             "memory_uploads": self._broker.memory.in_flight,
+            "uploads": self._broker.uploads(time.monotonic()),
             "slot_bytes": rooms.slots.bytes,
             "slots_used": rooms.slots.used_slots,
             "slots_free": rooms.slots.free_slots,

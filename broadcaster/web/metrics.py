@@ -12,7 +12,7 @@ from broadcaster import __version__
 PREFIX = "broadcaster_"
 GAUGES = frozenset(
     "epoch offset models versions subscriptions memory_budget memory_versions memory_uploads slot_bytes slots_used slots_free "
-    "slots_pinned slot_bytes_pinned slots_lost slot_bytes_lost archive_jobs changes_waiting".split()
+    "slots_pinned slot_bytes_pinned slots_lost slot_bytes_lost archive_jobs changes_waiting uploads".split()
 )
 """What may fall. All else only grows."""
 
