@@ -1,12 +1,13 @@
 """Version numbers: taken at commit, from blocks that were durable before. Pure: says what to reserve, reserves nothing.
 
 A number is never used twice, transient ones included: whatever was reserved counts as used after a crash. A block is refilled
-when half of it is used, and sized to last ten minutes at the pace that was seen, so that the live path outlasts a dead disk
-for that long.
+when half of it is used, and sized so that the other half lasts ten minutes at the pace that was seen: that is how long the live
+path outlasts a dead disk. A model whose pace is not known has small ones, so that a crash skips few numbers.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 Key = tuple[str, str]
@@ -17,7 +18,9 @@ NO_MODEL = ("", "")
 FIRST_BLOCK = 1024
 """Numbers reserved for a model whose pace is not known."""
 LASTS = 600.0
-"""Seconds that a block should last."""
+"""Seconds that half a block should last."""
+GROWTH = 8
+"""How many times larger than the last one a block is at most: one burst is no pace yet."""
 
 
 @dataclass(slots=True)
@@ -31,6 +34,8 @@ class _Line:
     """The ceiling that was asked for and is not durable yet, or 0."""
     refilled: float | None = None
     """When the newest block became durable, until it was weighed."""
+    marked: int = 0
+    """The last number taken then."""
 
 
 class Numbers:
@@ -64,7 +69,8 @@ class Numbers:
         if line.wanted or line.ceiling - line.used > line.block // 2:
             return None
         if line.refilled is not None and now - line.refilled < LASTS:
-            line.block *= 2
+            pace = (line.used - line.marked) / max(now - line.refilled, 1e-3)
+            line.block = min(max(2 * line.block, math.ceil(2 * pace * LASTS)), GROWTH * line.block)
             line.refilled = None  # Once for each refill: a disk that fails is asked again and again.
         line.wanted = line.used + line.block
         return line.wanted
@@ -72,7 +78,7 @@ class Numbers:
     def reserved(self, key: Key, ceiling: int, now: float) -> None:
         """`ceiling` is durable."""
         line = self._lines[key]
-        line.ceiling, line.wanted, line.refilled = max(line.ceiling, ceiling), 0, now
+        line.ceiling, line.wanted, line.refilled, line.marked = max(line.ceiling, ceiling), 0, now, line.used
 
     def failed(self, key: Key) -> None:
         """The reservation failed: the next `wants` asks again."""

@@ -139,13 +139,15 @@ class BroadcasterProcess:
         """Ends all of it at once, as a power cut would: nothing is told, nothing is flushed."""
         if self._process is None:
             return
-        pids = [pid for pid in self._descendants() if pid != self._process.pid]
         if self._process.poll() is None:
-            self._process.kill()  # The supervisor first: it would start the others again.
-        self._process.wait()
+            self._process.send_signal(signal.SIGSTOP)  # Else it starts the others again, or its death ends them cleanly.
+        pids = [pid for pid in self._descendants() if pid != self._process.pid]
         for pid in pids:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
+        if self._process.poll() is None:
+            self._process.kill()
+        self._process.wait()
         self._wait_for_end(pids)
 
     def restart(self, *, kill: bool = False) -> None:

@@ -787,7 +787,8 @@ def test_a_publication_outlives_a_restart_in_its_middle(face: Connect, tmp_path:
         client = face(broadcaster.url)
         publisher = client.publisher("policy")
         publisher.publish(weights(0))
-        os.kill(broadcaster.pid, signal.SIGSTOP)
+        for pid in broadcaster.pids:
+            os.kill(pid, signal.SIGSTOP)
         pending = publisher.publish_nowait(weights(1, 8 * LARGE), timeout=30)
         broadcaster.restart(kill=True)
         assert pending.result(30).size > 20 * MIB

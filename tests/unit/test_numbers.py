@@ -6,7 +6,7 @@ from random import Random
 
 import pytest
 
-from broadcaster.numbers import FIRST_BLOCK, LASTS, NO_MODEL, Numbers
+from broadcaster.numbers import FIRST_BLOCK, GROWTH, LASTS, NO_MODEL, Numbers
 
 KEY = ("lab", "policy")
 
@@ -62,6 +62,18 @@ def test_a_block_grows_until_it_lasts_ten_minutes() -> None:
     assert reserved[-1] <= 4 * LASTS * pace, "and not much longer"
 
 
+@pytest.mark.parametrize("pace", [1, 20, 300, 2000])
+def test_after_a_few_refills_a_dead_disk_is_outlasted_for_ten_minutes(pace: int) -> None:
+    numbers, now = Numbers({}), 0.0
+    while now < 300.0 or (numbers.last(KEY) < FIRST_BLOCK and now < 1e5):
+        reserve(numbers, now)
+        for _ in range(max(1, pace // 20)):
+            assert numbers.take(KEY) is not None
+        now += 0.05 if pace >= 20 else 1.0 / pace
+    left = numbers._lines[KEY].ceiling - numbers.last(KEY)
+    assert left >= LASTS * pace or left >= FIRST_BLOCK // 2 > LASTS * pace * 0.8
+
+
 def test_a_slow_model_keeps_its_small_blocks() -> None:
     numbers = Numbers({})
     for hour in range(50):
@@ -82,7 +94,7 @@ def test_a_disk_that_fails_makes_no_block_grow() -> None:
         assert ceiling is not None
         wanted.add(ceiling)
         numbers.failed(KEY)
-    assert wanted == {FIRST_BLOCK // 2 + 2 * FIRST_BLOCK}
+    assert wanted == {FIRST_BLOCK // 2 + GROWTH * FIRST_BLOCK}
     assert numbers.take(KEY) == FIRST_BLOCK // 2 + 1, "the live path goes on with what is durable"
 
 
