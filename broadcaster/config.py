@@ -56,6 +56,10 @@ class Settings(BaseSettings):
     data_port: Port = Field(5552, description="port for clients to connect to, and for reads; 0 picks a free one")
     http_port: Port | None = Field(5553, description="port of health, metrics and pages; 0 picks a free one, off has none")
     http_host: str = Field("127.0.0.1", min_length=1, description="address that HTTP listens on")
+    http_allowed_host: str | None = Field(None, description="names that HTTP may be asked under, with commas, beside localhost")
+    http_tokens: Path | None = Field(None, description="file of tokens for HTTP; none: keys/http-tokens.toml in the archive's")
+    http_cert: Path | None = Field(None, description="certificate for TLS on HTTP, in PEM")
+    http_key: Path | None = Field(None, description="its private key; none: it is in the same file")
     advertise: str | None = Field(None, min_length=1, description="host name that clients are told to connect to")
     archive_dir: Path = Field(Path("broadcaster-data"), description="directory of archived versions")
     slot_dir: Path | None = Field(None, description="shared-memory directory for payloads; none: one of its own in /dev/shm")
@@ -89,8 +93,13 @@ class Settings(BaseSettings):
 
     @field_validator("http_host")
     @classmethod
-    def _http_loopback_unless_insecure(cls, host: str, info: ValidationInfo) -> str:
-        return cls._loopback_unless_insecure(host, info)
+    def _all_addresses(cls, host: str) -> str:
+        return "0.0.0.0" if host == "*" else host
+
+    @property
+    def token_file(self) -> Path:
+        """Where the tokens of HTTP are, if there are any."""
+        return self.http_tokens or self.archive_dir / "keys" / "http-tokens.toml"
 
     @field_validator("push_port", "data_port", "http_port")
     @classmethod

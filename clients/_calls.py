@@ -28,6 +28,7 @@ from clients._driver import futures
 from clients._driver.asking import Ask
 from clients._driver.fetching import Fetch
 from clients._driver.loop import Driver
+from clients._driver.piece import Piece
 from clients._filter import Where, conditions_of
 from clients.buffers import BufferPool, Bytes, allocate, array_of, view_of
 from clients.timing import Timed, timed
@@ -53,6 +54,10 @@ class Calls:
         self.timings: list[Timed] | None = None
         """What requests ask for where the time goes for, while somebody wants to know."""
         self._pool = BufferPool()
+
+    def of(self, namespace: str, timeout: float) -> Calls:
+        """The same broadcaster, asked of another namespace, with another patience."""
+        return Calls(self._driver, namespace, timeout)
 
     def _ask(self, kind: type[m.Request], answer: type[m.Message], turn: Callable[[Any], T], **fields: Any) -> Future[T]:
         timeout, timings = self.timeout, self.timings
@@ -106,13 +111,13 @@ class Calls:
     def delete_model(self, model_id: str, *, force: bool) -> Future[None]:
         return self._ask(m.DeleteModel, m.Deleted, _nothing, model_id=check_name("model", model_id), force=bool(force))
 
-    def models(self, after: str | None) -> Future[Page[ModelInfo]]:
-        return self._ask(m.ListModels, m.Models, lambda page: (page.models, page.next), after=after)
+    def models(self, after: str | None, limit: int | None = None) -> Future[Page[ModelInfo]]:
+        return self._ask(m.ListModels, m.Models, lambda page: (page.models, page.next), after=after, limit=limit)
 
     # --- versions --------------------------------------------------------------------------------------------------
 
-    def versions(self, model_id: str, after: int | None) -> Future[Page[VersionInfo]]:
-        fields = {"model_id": check_name("model", model_id), "after": after}
+    def versions(self, model_id: str, after: int | None, limit: int | None = None) -> Future[Page[VersionInfo]]:
+        fields = {"model_id": check_name("model", model_id), "after": after, "limit": limit}
         return self._ask(m.ListVersions, m.Versions, lambda page: (page.versions, page.next), **fields)
 
     def get(self, model_id: str, ref: int | str) -> Future[VersionInfo]:
@@ -225,8 +230,8 @@ class Calls:
         fields = {"model_id": check_name("model", model_id), "publisher": publisher}
         return self._ask(m.GiveUpTerm, m.GivenUp, operator.attrgetter("term"), **fields)
 
-    def subscribers(self, model_id: str, after: bytes | None) -> Future[Page[SubscriberInfo]]:
-        fields = {"model_id": check_name("model", model_id), "after": after}
+    def subscribers(self, model_id: str, after: bytes | None, limit: int | None = None) -> Future[Page[SubscriberInfo]]:
+        fields = {"model_id": check_name("model", model_id), "after": after, "limit": limit}
         return self._ask(m.ListSubscribers, m.Subscribers, lambda page: (page.subscribers, page.next), **fields)
 
     def ping(self) -> Future[Timed]:
@@ -236,7 +241,17 @@ class Calls:
     def stats(self) -> Future[Mapping[str, float]]:
         return self._ask(m.GetStats, m.Stats, operator.attrgetter("values"))
 
+    def events(self, epoch: int, after: int, limit: int | None = None) -> Future[m.Events]:
+        """Of a page of what happened in the namespace. Ends in EventsGone when the log does not reach back so far."""
+        return self._ask(m.Replay, m.Events, _itself, epoch=epoch, after=after, limit=limit)
+
     # --- payloads --------------------------------------------------------------------------------------------------
+
+    def piece(self, version: VersionInfo, offset: int, length: int) -> Future[bytes]:
+        """Of `length` bytes (1 to 1 MiB, all inside the payload) from `offset` on; fastest where they are a whole chunk."""
+        piece = Piece(version, offset, length, self._driver.send_data, time.monotonic() + self.timeout, self.timeout)
+        self._driver.post(lambda now: self._driver.add(piece))
+        return piece.future
 
     def read(self, version: VersionInfo, timeout: float) -> Fetch[Bytes]:
         """The payload as a read-only array, verified: its future ends within `timeout` seconds. Raises NoSpace."""
@@ -288,7 +303,7 @@ _version = operator.attrgetter("version")
 _model = operator.attrgetter("model")
 
 
-def _itself(answer: m.Pruned) -> m.Pruned:
+def _itself(answer: T) -> T:
     return answer
 
 

@@ -38,6 +38,10 @@ _DESCRIPTORS = 1 << 20
 @click.option("--data-port", metavar="PORT", help="Port that clients connect to; 0 picks a free one.  [default: 5552]")
 @click.option("--http-port", metavar="PORT", help="Port of health, metrics and pages; 0 picks one; or off.  [default: 5553]")
 @click.option("--http-host", metavar="ADDRESS", help="Address that HTTP listens on.  [default: 127.0.0.1]")
+@click.option("--http-allowed-host", metavar="NAMES", help="Names that HTTP may be asked under.  [default: localhost]")
+@click.option("--http-tokens", metavar="FILE", help="Tokens of HTTP.  [default: keys/http-tokens.toml, in the archive]")
+@click.option("--http-cert", metavar="FILE", help="Certificate for TLS on HTTP, in PEM.")
+@click.option("--http-key", metavar="FILE", help="Its private key.  [default: in the certificate's file]")
 @click.option("--archive-dir", metavar="DIR", help="Directory of archived versions.  [default: broadcaster-data]")
 @click.option("--slot-dir", metavar="DIR", help="Shared-memory directory for payloads.  [default: one of its own in /dev/shm]")
 @click.option("--memory-budget", metavar="SIZE", help="Memory for all payloads together, such as 512MiB.  [default: 1GiB]")
@@ -108,12 +112,15 @@ class Stop:
 def _serve(flags: dict[str, Any], file: Path | None, stop: Stop) -> int:
     """Runs until the end, in the supervisor's process and in that of each part."""
     from broadcaster.cli.logs import start_logging
+    from broadcaster.cli.web import require_http_access
     from broadcaster.config import load_settings
     from broadcaster.server.core import slot_directory  # All of the core: loaded here once, its next life begins at once.
     from broadcaster.supervisor import Part, Supervisor
 
     settings = load_settings(flags, file)
     start_logging(settings.log_level)
+    if settings.http_port is not None:
+        require_http_access(settings)
     ready = ReadyFile(settings.ready_file)
     ready.prepare()
     supervisor = os.getpid()
@@ -149,7 +156,8 @@ def _core(settings: Settings, slots: Path, stop: Stop, tell: Tell, before: Facts
 
 def _web(settings: Settings, tell: Tell, told: Mapping[str, Facts]) -> int:
     """The life of the web process."""
-    from broadcaster.web.serve import WebOptions, serve
+    from broadcaster.cli.web import web_options
+    from broadcaster.web.serve import serve
 
     def serving(url: str, port: int) -> None:
         tell({"endpoints": {"http": url}, "port": port})
@@ -157,7 +165,7 @@ def _web(settings: Settings, tell: Tell, told: Mapping[str, Facts]) -> int:
             log.info("pages url=%s", url)
 
     port = told["web"]["port"] if "web" in told else settings.http_port or 0
-    return serve(WebOptions(settings.http_host, port, told["core"]["inside"]), serving)
+    return serve(web_options(settings, port, told["core"]["inside"]), serving)
 
 
 def _options(settings: Settings, slots: Path, ports: Mapping[str, int]) -> Any:

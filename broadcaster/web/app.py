@@ -1,50 +1,91 @@
-"""The routes."""
+"""The application: the table of routes, behind the door."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
 
-from prometheus_client.exposition import choose_encoder
-from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import JSONResponse, PlainTextResponse, Response
-from starlette.routing import Route
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route as StarletteRoute
+from starlette.routing import Router
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-from broadcaster.web.health import checks
+from broadcaster.protocol.errors import AccessDenied
+from broadcaster.web.access import Door, Hosts, Sessions
+from broadcaster.web.asked import Asked, House
+from broadcaster.web.events import Hub
+from broadcaster.web.health import Disk, OwnLoop
+from broadcaster.web.lags import Lags
 from broadcaster.web.link import Link
-from broadcaster.web.metrics import registry_of
+from broadcaster.web.options import WebOptions
+from broadcaster.web.problems import Problem
+from broadcaster.web.rates import Rates
+from broadcaster.web.routes import ROUTES, Route
+from broadcaster.web.tokens import TokenFile
 
 
-def make_app(link: Link) -> Starlette:
-    """The application; it opens and closes `link`."""
+def make_app(options: WebOptions) -> ASGIApp:
+    """The application; it connects to the core when it is started."""
+    link = Link(options.core)
+    tokens = TokenFile(options.tokens)
+    house = House(
+        link=link,
+        hub=Hub(link),
+        rates=Rates(link),
+        lags=Lags(link),
+        disk=Disk(options.archive_dir),
+        loop=OwnLoop(),
+        tokens=tokens,
+        sessions=Sessions(tokens),
+    )
+    routes = [StarletteRoute(route.path, _endpoint(house, route), methods=["GET"]) for route in ROUTES]
+    router = Router(routes, redirect_slashes=False, default=_nothing, lifespan=_lifespan(house))
+    return Door(router, tokens, house.sessions, Hosts(options.hosts))
 
+
+def _lifespan(house: House) -> Callable[[Any], contextlib.AbstractAsyncContextManager[None]]:
     @contextlib.asynccontextmanager
-    async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        await link.open()
+    async def lifespan(app: object) -> AsyncIterator[None]:
+        await house.link.open()
+        house.loop.begin()
         try:
             yield
         finally:
-            await link.close()
+            house.loop.end()
+            await house.hub.close()
+            await house.rates.close()
+            await house.link.close()
 
-    async def livez(request: Request) -> Response:
-        return PlainTextResponse("ok\n")
+    return lifespan
 
-    async def readyz(request: Request) -> Response:
-        found = checks(*await link.look())
-        ready = all(check.ok for check in found)
-        told = {"ready": ready, "checks": [check.told() for check in found]}
-        return JSONResponse(told, status_code=200 if ready else 503, headers={"Cache-Control": "no-store"})
 
-    async def metrics(request: Request) -> Response:
-        stats, _, _ = await link.look()
-        encode, content_type = choose_encoder(request.headers.get("accept", ""))
-        return Response(encode(registry_of(stats)), media_type=content_type)
+def _endpoint(house: House, route: Route) -> Callable[[Request], Awaitable[Response]]:
+    async def endpoint(request: Request) -> Response:
+        if route.role is not None:
+            _require(request, route)
+        if request.method == "HEAD" and not route.head:
+            raise Problem(405, "this never ends: there is no HEAD of it", {"Allow": "GET"})
+        found = await route.handler(Asked(house, request))
+        if isinstance(found, Response):
+            return found
+        return JSONResponse(found, headers={"Cache-Control": "no-store"})
 
-    routes = [
-        Route("/livez", livez),
-        Route("/readyz", readyz),
-        Route("/health", readyz),
-        Route("/metrics", metrics),
-    ]
-    return Starlette(routes=routes, lifespan=lifespan)
+    return endpoint
+
+
+def _require(request: Request, route: Route) -> None:
+    """Raises Problem, AccessDenied."""
+    grant = request.state.grant
+    if grant is None:
+        raise Problem(401, "a token is needed: Authorization: Bearer TOKEN", {"WWW-Authenticate": 'Bearer realm="broadcaster"'})
+    if not grant.has(route.role):
+        raise AccessDenied(what=route.path, reason=f"it needs a token of role {route.role}")
+    if route.everything and not grant.covers_all:
+        raise AccessDenied(what=route.path, reason="it tells of all models, and the token does not cover all")
+
+
+async def _nothing(scope: Scope, receive: Receive, send: Send) -> None:
+    """Raises Problem: no route has this path."""
+    raise Problem(404, "there is nothing here: /openapi.json names what there is")

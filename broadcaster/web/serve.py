@@ -3,35 +3,66 @@
 from __future__ import annotations
 
 import errno
+import logging
 import socket
+import ssl
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import uvicorn
 
 from broadcaster.protocol.errors import ConfigError, PortInUse
 from broadcaster.web.app import make_app
-from broadcaster.web.link import Link
-
-
-@dataclass(frozen=True, slots=True)
-class WebOptions:
-    """Where to listen (port 0: a free one), and where the core is."""
-
-    host: str
-    port: int
-    core: str
+from broadcaster.web.connection import Connection
+from broadcaster.web.limits import HEAD, KEEP_ALIVE
+from broadcaster.web.options import WebOptions
+from broadcaster.web.tokens import read_tokens
 
 
 def serve(options: WebOptions, serving: Callable[[str, int], None]) -> int:
     """Serves until SIGTERM; `serving(url, port)` is called when requests are answered. Returns the exit code. Raises PortInUse,
     ConfigError."""
+    if options.tokens is not None and options.tokens.exists():
+        read_tokens(options.tokens)  # What is wrong with it is said at the start; later it lets nobody in.
+    config = _config(options)
     listening = _listen(options)
     port = listening.getsockname()[1]
-    config = uvicorn.Config(make_app(Link(options.core)), log_config=None, access_log=False, server_header=False)
-    server = _Server(config, lambda: serving(_url(options.host, port), port))
+    scheme = "http" if options.certificate is None else "https"
+    logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)  # It says what clients did wrong, at length.
+    server = _Server(config, lambda: serving(_url(scheme, options.host, port), port))
     server.run(sockets=[listening])
     return 0 if server.started else 1
+
+
+def _config(options: WebOptions) -> uvicorn.Config:
+    config = uvicorn.Config(
+        make_app(options),
+        http=Connection,
+        ws="none",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        h11_max_incomplete_event_size=HEAD,
+        timeout_keep_alive=KEEP_ALIVE,
+        timeout_graceful_shutdown=1,
+        backlog=1024,
+    )
+    config.load()
+    if options.certificate is not None:
+        config.ssl = _tls(options)
+    return config
+
+
+def _tls(options: WebOptions) -> ssl.SSLContext:
+    """TLS 1.2 or newer. Raises ConfigError."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    assert options.certificate is not None
+    try:
+        context.load_cert_chain(options.certificate, options.key, password="")  # Encrypted: an error, and no question.
+    except (OSError, ssl.SSLError) as wrong:
+        raise ConfigError(key="http-cert", reason=f"{options.certificate} and its key cannot be used: {wrong}") from None
+    return context
 
 
 class _Server(uvicorn.Server):
@@ -60,6 +91,6 @@ def _listen(options: WebOptions) -> socket.socket:
     return listening
 
 
-def _url(host: str, port: int) -> str:
+def _url(scheme: str, host: str, port: int) -> str:
     shown = "localhost" if host in ("0.0.0.0", "::") else host
-    return f"http://[{shown}]:{port}" if ":" in shown else f"http://{shown}:{port}"
+    return f"{scheme}://[{shown}]:{port}" if ":" in shown else f"{scheme}://{shown}:{port}"
