@@ -168,18 +168,12 @@ class Feed(Waiting):
 
     def _do(self, call: Callable[[], Out], now: float) -> bool:
         """Whether something came of it."""
-        out = self._try(call, now)
+        before, out = self.follower.error, call()
         self._act(out, now)
-        return bool(out)
-
-    def _try(self, call: Callable[[], Out], now: float) -> Out:
-        """What the machine says. Where there is no memory for a version, the old one stays and it is tried again in a while."""
-        try:
-            return call()
-        except NoSpace as error:
+        error = self.follower.error
+        if isinstance(error, NoSpace) and error is not before:
             log.warning("no memory for a version model=%s bytes=%s", self.model_id, error.size)
-            self.follower.retry_later(now, error)
-            return []
+        return bool(out)
 
     def _act(self, out: Out, now: float) -> None:
         todo = deque(out)
@@ -207,7 +201,7 @@ class Feed(Waiting):
         if root is not None:
             return self.follower.leased(item, view_of_array(root), now)
         self._settle()
-        return self._try(lambda: self.follower.lease_failed(item, now), now)
+        return self.follower.lease_failed(item, now)
 
     def _deliver(self, item: Delivered) -> None:
         payload = item.payload

@@ -98,8 +98,11 @@ class Buffers:
 
     def __init__(self) -> None:
         self.out: list[memoryview] = []
+        self.full = False
 
     def lend(self, size: int) -> memoryview:
+        if self.full:
+            raise NoSpace(size=size, where="memory")
         self.out.append(memoryview(bytearray(size)))
         return self.out[-1]
 
@@ -412,11 +415,28 @@ def test_an_older_version_does_not_wait_behind_a_newer_one() -> None:
 
 def test_a_version_for_which_there_was_no_memory_is_asked_for_later() -> None:
     desk = following(newest=version(7, 9))
-    desk.get(published(11, 8))
-    desk.machine.retry_later(desk.now, NoSpace(size=LARGE, where="memory"))
+    desk.pool.full = True
+    assert desk.get(published(11, 8)) == []
     assert desk.pool.out == [] and isinstance(desk.machine.error, NoSpace) and desk.machine.visible == 7
     assert desk.wait(RETRY / 2) == []
-    assert desk.wait(RETRY / 2) == [follow(6)]
+    desk.pool.full = False
+    assert desk.wait(RETRY / 2) == [follow(3)]
+    assert desk.get(state(3, 11, version(8))) == [read(4, 8, 0), read(5, 8, 1), read(6, 8, 2)]
+
+
+def test_what_comes_out_is_not_lost_because_the_next_one_finds_no_memory() -> None:
+    desk = following()
+    desk.push(T1, 7, 0, 1)
+    desk.get(published(11, 7))
+    desk.get(published(12, 8, transfer=T2))
+    desk.pool.full = True
+    out = desk.serve(2, 7, 2)
+    assert out is not None and is_delivery(out, 7) and rest(out) == []
+    assert isinstance(desk.machine.error, NoSpace)
+    every = following(every=True, newest=version(7, 9))
+    every.pool.full = True
+    assert every.get(published(11, 8)) == [Listed(version(8), None, None)]
+    assert every.get(state(0, 1, version(9), epoch=2)) == [] and every.get(other(1, epoch=2))[0] == Hole(8)
 
 
 def test_a_small_newer_version_overtakes_the_one_that_is_being_read() -> None:

@@ -25,7 +25,7 @@ from typing import Protocol
 import xxhash
 
 from broadcaster.protocol.assembly import Assembly
-from broadcaster.protocol.errors import BroadcasterError
+from broadcaster.protocol.errors import BroadcasterError, NoSpace
 from broadcaster.protocol.frames import Buffer, Chunk, ChunkHeader
 from broadcaster.protocol.limits import BEACON_IDLE, RETRY
 from broadcaster.protocol.machines.fetch import Fetcher, FetcherState
@@ -41,7 +41,8 @@ NEARLY = 4
 
 
 class Pool(Protocol):
-    """Who owns the buffers: `lend` gives one of exactly `size` bytes, `give` takes one back that leads to no version."""
+    """Who owns the buffers: `lend` gives one of exactly `size` bytes, or raises NoSpace; `give` takes one back that leads to no
+    version."""
 
     def lend(self, size: int) -> memoryview: ...
     def give(self, buffer: memoryview) -> None: ...
@@ -112,7 +113,8 @@ class _Incoming:
 
 
 class Follower:
-    """Follows one model for one subscriber.
+    """Follows one model for one subscriber. While the pool has no buffer for a version, what is visible stays, and the question is
+    asked again when its time comes.
 
     `every` also lists each published version in order (`Listed`), filling what was missed from the event log. `shared` may be
     changed at any time.
@@ -213,7 +215,7 @@ class Follower:
     # --- chunks ----------------------------------------------------------------------------------------------------
 
     def place(self, header: ChunkHeader, now: float) -> memoryview | None:
-        """Where the bytes of a pushed chunk go; None when they are not wanted."""
+        """Where the bytes of a pushed chunk go; None when they are not wanted. Raises NoSpace when the pool has no buffer."""
         key = (header.transfer, header.attempt)
         if self._incoming is not None and self._incoming.key != key and self._gives_way(self._incoming, header, now):
             if self._incoming.version is not None:
@@ -509,7 +511,12 @@ class Follower:
             if incoming.version is None or version.number > incoming.version.number:
                 self._aim(version)
             return []
-        incoming = _Incoming(Assembly(self._pool.lend(version.size)), None, now, version)
+        try:
+            buffer = self._pool.lend(version.size)
+        except NoSpace as error:  # Answered here: what is delivered or listed beside it must not be lost with it.
+            self.error = error
+            return self._ask_later(now)
+        incoming = _Incoming(Assembly(buffer), None, now, version)
         self._incoming = incoming
         return self._read(incoming, version, now)
 
@@ -533,12 +540,6 @@ class Follower:
             self._drop()
             return self._next(now) if self._target is not None else self._ask_later(now)
         return list(asked)
-
-    def retry_later(self, now: float, error: BroadcasterError) -> None:
-        """The pool had no buffer: what is visible stays, and the question is asked again when its time comes."""
-        self.error = error
-        self._drop()
-        self._ask_later(now)
 
     def _ask_later(self, now: float) -> Out:
         """What failed may fail again at once: the question waits for its time."""
