@@ -17,6 +17,7 @@ from broadcaster.cli.ping import ping
 from broadcaster.cli.retention import pin, prune, retention, unpin
 from broadcaster.cli.search import describe, search
 from broadcaster.cli.serve import serve
+from broadcaster.cli.token import token
 from broadcaster.cli.transfer import fetch, publish, watch
 
 
@@ -60,6 +61,7 @@ for command in (
     restore,
     drain,
     healthcheck,
+    token,
     demo,
 ):
     main.add_command(command)
