@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import Counter
+from itertools import accumulate
 
 COUNTERS = {
     "publishes": "versions committed",
@@ -39,16 +41,38 @@ COUNTERS = {
 }
 """Counter by name, with what it counts."""
 
+DURATIONS = {
+    "publish_seconds": "from the begin of an upload to its announcement, without the time that a slot lay ready for it",
+    "archive_seconds": "from when a version was to be archived to when it was durable",
+    "visible_seconds": "from the announcement of a version to when a subscriber had it verified, as its ack says",
+}
+"""Histogram by name, with what it counts."""
+BOUNDS = (1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+"""Seconds: the upper bounds of their buckets, behind which is one more."""
+_NAMES = [*(f"{bound:g}" for bound in BOUNDS), "+Inf"]
+
 
 class Stats:
-    """The counters of one broadcaster."""
+    """The counters and histograms of one broadcaster."""
 
     def __init__(self) -> None:
         self._counts: Counter[str] = Counter()
+        self._buckets = {name: [0] * len(_NAMES) for name in DURATIONS}
+        self._sums = dict.fromkeys(DURATIONS, 0.0)
 
     def count(self, name: str, by: int = 1) -> None:
         self._counts[name] += by
 
+    def took(self, name: str, seconds: float) -> None:
+        """One more observation of a duration."""
+        self._buckets[name][bisect_left(BOUNDS, seconds)] += 1
+        self._sums[name] += seconds
+
     def values(self) -> dict[str, float]:
-        """All counters, also those that are still 0."""
-        return {name: float(self._counts[name]) for name in COUNTERS}
+        """All counters, also those that are still 0. Of a histogram `NAME.sum`, and `NAME.le.BOUND`: how many took at most so
+        long; BOUND is seconds, or +Inf."""
+        told = {name: float(self._counts[name]) for name in COUNTERS}
+        for name, buckets in self._buckets.items():
+            told[f"{name}.sum"] = self._sums[name]
+            told |= {f"{name}.le.{bound}": float(count) for bound, count in zip(_NAMES, accumulate(buckets), strict=True)}
+        return told

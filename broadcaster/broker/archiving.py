@@ -103,6 +103,7 @@ class Archiving:
         place = self._memory.place(key, info.number)
         place.jobs += 1
         catalog.pin(kept)
+        begun = self._waiting.clock()
 
         def job() -> ArchivedVersion:
             if model is not None:
@@ -125,6 +126,7 @@ class Archiving:
                 done(store_error(result, "archiving"))
             else:
                 self.models.add(key)
+                self._rooms.stats.took("archive_seconds", self._waiting.clock() - begun)
                 done(self._became_archived(kept, result))
 
         try:

@@ -300,6 +300,7 @@ class Broker:
         rooms.acks.published(key, number, now)
         rooms.stats.count("publishes")
         rooms.stats.count("bytes_in", info.size)
+        rooms.stats.took("publish_seconds", self._clock() - upload.begun)
         self._uploads.remember(begin.upload_id, key, info)
         if begin.archived:
             upload.stage = Stage.ARCHIVING

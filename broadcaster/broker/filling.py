@@ -38,15 +38,23 @@ class Filling:
         if upload is None or upload.stage is not Stage.FILLING or filled.size > upload.begin.size:
             self._stats.count("fills_dropped")
             return
+        self._begins(upload, now)
         upload.assembler.filled(filled.size, now)
         if upload.assembler.behind:
             self.behind[filled.upload_id] = upload
 
     def filled_to_the_end(self, upload: Upload, commit: Commit, now: float) -> None:
         """The writer is done: `follow` returns it once all of it is hashed."""
+        self._begins(upload, now)
         upload.stage, upload.granted, upload.declared = Stage.VERIFYING, False, commit.digest
         upload.assembler.filled(upload.begin.size, now)
         self.behind[commit.upload_id] = upload
+
+    @staticmethod
+    def _begins(upload: Upload, now: float) -> None:
+        """A slot that was granted ahead waited for its payload: that is not the time that a publication takes."""
+        if upload.assembler.is_idle(now):
+            upload.begun = now
 
     def follow(self) -> Upload | None:
         """Hashes one piece behind one writer, and forwards its chunks. Returns the upload that is hashed to its end by that."""

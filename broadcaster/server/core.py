@@ -186,6 +186,7 @@ class Core:
             "models": rooms.catalog.model_count,
             "versions": rooms.catalog.version_count,
             "subscriptions": self.loop.subscriptions,
+            "loop_longest_turn_seconds": self.loop.longest_turn,
             **self._broker.acknowledging.gauges(time.monotonic()),
             "memory_budget": rooms.catalog.retention.budget,
             "memory_versions": rooms.catalog.resident_bytes,

@@ -48,6 +48,8 @@ _DELAY = 0.05
 """Seconds that this thread may be late before what it reads is taken to have waited for it."""
 _CATCH_UP = 0.25
 """Seconds after that in which what is read may have waited, too: ZeroMQ's own thread was stopped as well, and has to catch up."""
+_LONG = 2.0
+"""Seconds over which the longest turn is told, at least."""
 _NO_ID = bytes(16)
 
 Frames = Sequence[zmq.Frame]
@@ -73,6 +75,7 @@ class Loop:
         """When what is read now came, or earlier: budgets of time begin there. And when sockets were looked at last."""
         self._catching_up = 0.0
         """Until when what is read may still be from before that."""
+        self._longest, self._longest_before, self._longest_until = 0.0, 0.0, clock() + _LONG
 
     def attach(self, broker: Broker, requests: Requests, answers: Answers) -> None:
         """The broker and this loop know each other: it is made first, and told then."""
@@ -109,6 +112,11 @@ class Loop:
     def subscriptions(self) -> int:
         return self._subscribers.count
 
+    @property
+    def longest_turn(self) -> float:
+        """Seconds that the longest turn of the last 2 to 5 s took: so long did all who asked meanwhile wait."""
+        return max(self._longest, self._longest_before)
+
     # --- the loop --------------------------------------------------------------------------------------------------
 
     def stop(self) -> None:
@@ -129,6 +137,8 @@ class Loop:
             now = self._clock()
             if now >= tick:
                 tick = now + _TICK
+                if now >= self._longest_until:
+                    self._longest, self._longest_before, self._longest_until = 0.0, self._longest, now + _LONG
                 self._broker.tick(now)
             self._beacons(now)
             deadlines = (self._rooms.beacons.deadline, self._broker.deadline)
@@ -158,6 +168,8 @@ class Loop:
         stopped or busy?"""
         now = self._clock()
         came = began if now > max(began, due) + _DELAY else now
+        if began - self._looked > self._longest:
+            self._longest = began - self._looked
         if began - self._looked > _DELAY:
             came = self._looked
         if now < self._catching_up:

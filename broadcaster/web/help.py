@@ -105,8 +105,8 @@ GAUGES: dict[str, Told] = {
 """What may fall."""
 
 HISTOGRAMS: dict[str, Told] = {
-    "publish_seconds": Told("publish_seconds", "From a publication's begin at the broadcaster to its announcement."),
-    "archive_seconds": Told("archive_seconds", "From a version's announcement to its durability, where archiving was asked for."),
+    "publish_seconds": Told("publish_seconds", "From a publication's begin to its announcement, in the core."),
+    "archive_seconds": Told("archive_seconds", "From when a version was to be archived to its durability."),
     "visible_seconds": Told(
         "publish_to_visible_seconds", "From a version's announcement to a subscriber having it verified, by the acks."
     ),
