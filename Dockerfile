@@ -36,7 +36,7 @@ ENV PATH=/opt/broadcaster/bin:$PATH \
     BROADCASTER_HOST=0.0.0.0 \
     BROADCASTER_HTTP_HOST=0.0.0.0 \
     BROADCASTER_INSECURE=1 \
-    BROADCASTER_ARCHIVE_DIR=/data/archive \
+    BROADCASTER_ARCHIVE_DIR=/data \
     BROADCASTER_SLOT_DIR=/dev/shm/broadcaster \
     BROADCASTER_URL=ipc:///dev/shm/broadcaster/data.sock
 

@@ -44,7 +44,7 @@ ONLY_IN: dict[str, list[str]] = {  # library: the files that are named after its
     "rich": [CLI, DEMO],
     "click": [CLI],
     **{library: ["broadcaster/config.py"] for library in ("pydantic", "pydantic_settings")},
-    "zmq": [SERVER, DRIVER, "broadcaster/security.py", DEMO],
+    "zmq": [SERVER, DRIVER, "broadcaster/security.py", DEMO, "broadcaster/cli/checks/look.py"],
     "logging": [SERVER, CLI, "broadcaster/supervisor.py", WEB, COGMENT, DRIVER],
     **{library: [] for library in ("pickle", "marshal", "shelve", "dill", "cloudpickle")},
 }

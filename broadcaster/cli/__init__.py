@@ -8,6 +8,7 @@ from broadcaster import __version__
 from broadcaster.cli.backup import backup, restore
 from broadcaster.cli.command import Group
 from broadcaster.cli.demo import demo
+from broadcaster.cli.doctor import doctor
 from broadcaster.cli.drain import drain
 from broadcaster.cli.exits import EPILOG, Exit
 from broadcaster.cli.healthcheck import healthcheck
@@ -59,6 +60,7 @@ for command in (
     rebuild_index,
     backup,
     restore,
+    doctor,
     drain,
     healthcheck,
     token,

@@ -60,7 +60,7 @@ def _http(settings: Settings) -> str | None:
         return None
     inside = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.http_host, settings.http_host)
     host = f"[{inside}]" if ":" in inside else inside
-    return f"{'https' if getattr(settings, 'http_cert', None) else 'http'}://{host}:{settings.http_port}"
+    return f"{'https' if settings.http_cert else 'http'}://{host}:{settings.http_port}"
 
 
 def _ask(url: str, seconds: float) -> dict[str, Any]:
