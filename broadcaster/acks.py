@@ -52,6 +52,8 @@ class _Line:
     numbers: deque[int] = field(default_factory=lambda: deque(maxlen=TIMES))
     times: deque[float] = field(default_factory=lambda: deque(maxlen=TIMES))
     """When each of `numbers`, the first of its grain, was published."""
+    newest: tuple[int, float] = (0, 0.0)
+    """The number that was published last, and when."""
 
 
 class AckTable:
@@ -71,7 +73,10 @@ class AckTable:
     def published(self, key: Key, number: int, now: float) -> None:
         """The next version of a model is out. Costs a look-up for a model that nobody follows."""
         line = self._lines.get(key)
-        if line is not None and (not line.times or now - line.times[-1] >= GRAIN):
+        if line is None:
+            return
+        line.newest = number, now
+        if not line.times or now - line.times[-1] >= GRAIN:
             line.numbers.append(number)
             line.times.append(now)
 
@@ -132,6 +137,11 @@ class AckTable:
     def count(self) -> int:
         """Subscribers over all models."""
         return len(self._heard)
+
+    def published_at(self, key: Key, number: int) -> float | None:
+        """When a version was published, if it is the one that was last, and somebody followed the model then."""
+        line = self._lines.get(key)
+        return line.newest[1] if line is not None and line.newest[0] == number else None
 
     def counts(self, key: Key) -> Counts:
         """How far the subscribers of a model are, to be asked for many numbers."""

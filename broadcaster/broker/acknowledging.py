@@ -68,6 +68,8 @@ class Acknowledging:
             return
         self._rooms.stats.count("acks")
         key = (ack.namespace, ack.model_id)
+        if ack.age_us is not None and (published := self._table.published_at(key, ack.received)) is not None:
+            self._rooms.stats.took("visible_seconds", max(0.0, now - published - ack.age_us / 1e6))
         if ack.gone:
             self._table.gone(key, ack.subscriber)
         else:

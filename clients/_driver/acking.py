@@ -47,6 +47,7 @@ class Acking:
         self._delay = DELAY * (1 + os.urandom(1)[0] / 255) if delay is None else delay
         self._marks: list[Mark] = []
         self._visible = 0
+        self._visible_at = -math.inf
         self._epoch: int | None = None
         self._sent = -math.inf
         self._pause = ACK_INTERVAL
@@ -73,6 +74,7 @@ class Acking:
     def look(self, visible: int, epoch: int | None, now: float) -> None:
         """The newest visible version, and the life of the broadcaster that it is known from. Cheap when both are as before."""
         if visible != self._visible or epoch != self._epoch:
+            self._visible_at = now if visible > self._visible and epoch == self._epoch else -math.inf
             self._visible, self._epoch, self._pause = visible, epoch, ACK_INTERVAL
             self._arm(now)
 
@@ -98,12 +100,25 @@ class Acking:
 
     def _tell(self, mark: Mark, at: tuple[int, int, int], now: float) -> None:
         new = mark.told is None or mark.told[0] != at[0]
+        before = 0 if new or mark.told is None else mark.told[1]
+        # What a late joiner finds was published long ago: that says nothing of how fast versions get here.
+        age = now - self._visible_at if before and before != at[1] == self._visible else None
         named = new or now >= mark.named_at + ACK_IDLE  # The broadcaster may have forgotten it meanwhile.
         mark.told, mark.told_at, self._sent = at, now, now
         mark.named_at = now if named else mark.named_at
-        self._send(self._ack(mark, *at, name=mark.name if named else None))
+        self._send(self._ack(mark, *at, name=mark.name if named else None, age=age))
 
-    def _ack(self, mark: Mark, epoch: int, received: int, applied: int, *, name: str | None = None, gone: bool = False) -> Ack:
+    def _ack(
+        self,
+        mark: Mark,
+        epoch: int,
+        received: int,
+        applied: int,
+        *,
+        name: str | None = None,
+        gone: bool = False,
+        age: float | None = None,
+    ) -> Ack:
         return Ack(
             subscriber=mark.subscriber,
             name=name,
@@ -113,4 +128,5 @@ class Acking:
             received=max(received, applied),
             applied=applied,
             gone=gone,
+            age_us=None if age is None or age == math.inf else round(age * 1e6),
         )

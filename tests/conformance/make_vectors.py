@@ -177,6 +177,9 @@ LATER: dict[str, dict[str, tuple[str, ...]]] = {
         "begin": ("number",),
         "publish": ("number",),
     },
+    "age": {
+        "ack": ("age_us",),
+    },
     "terms": {
         "begin": ("term",),
         "publish": ("term",),

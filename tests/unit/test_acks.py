@@ -190,3 +190,13 @@ def test_counts_are_of_who_has_got_that_far(number: int, received: int, applied:
     counts = table.counts(KEY)
     assert (counts.received(number), counts.applied(number)) == (received, applied)
     assert table.counts(OTHER).received(0) == 0
+
+
+def test_when_the_last_version_was_published_is_known_of_a_model_that_is_followed() -> None:
+    table = AckTable()
+    table.published(("lab", "policy"), 1, 5.0)
+    assert table.published_at(("lab", "policy"), 1) is None
+    table.heard(("lab", "policy"), b"a" * 16, None, received=1, applied=1, newest=1, last=1, now=5.5)
+    table.published(("lab", "policy"), 2, 6.0)
+    table.published(("lab", "policy"), 3, 6.01)
+    assert table.published_at(("lab", "policy"), 3) == 6.01 and table.published_at(("lab", "policy"), 2) is None

@@ -213,3 +213,16 @@ def test_a_wait_that_nobody_answers_ends_by_itself() -> None:
     waiting.expire(12.5 + LAST_WORD)
     error = waiting.future.exception(0)
     assert isinstance(error, RequestTimeout) and "3 subscribers of policy have applied version 7 did not finish" in str(error)
+
+
+def test_the_first_ack_of_a_version_says_how_long_it_was_visible_and_a_late_joiners_does_not() -> None:
+    feed = Feed("actor")
+    feed.look(7)
+    feed.run(1.0)
+    assert (feed.last.received, feed.last.age_us) == (7, None)
+    feed.look(8)
+    feed.run(1.0)
+    assert (feed.last.received, feed.last.age_us) == (8, 50_000)
+    feed.marks[0].handed = 8
+    feed.run(10.0)
+    assert (feed.last.received, feed.last.applied, feed.last.age_us) == (8, 8, None)

@@ -16,7 +16,8 @@ STAGES = (APPLIED, RECEIVED)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ack(Message):
-    """A subscriber has received and applied versions up to these numbers; with `gone` it will say no more. Not answered."""
+    """A subscriber has received and applied versions up to these numbers; with `gone` it will say no more. `age_us`: so long
+    has it had the one received. Not answered."""
 
     KIND: ClassVar[bytes] = b"ack"
     subscriber: bytes = rule(identity)
@@ -27,6 +28,7 @@ class Ack(Message):
     received: int = rule(uint)
     applied: int = rule(uint)
     gone: bool = rule(flag, default=False)
+    age_us: int | None = rule(uint, default=None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
