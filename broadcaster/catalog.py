@@ -26,7 +26,7 @@ from broadcaster.protocol.errors import (
     VersionDeleted,
     VersionEvicted,
 )
-from broadcaster.protocol.limits import INLINE, PINS
+from broadcaster.protocol.limits import ALIASES, INLINE, PINS
 from broadcaster.protocol.ranges import Ranges, bounded, covers, merged
 from broadcaster.protocol.version import ModelInfo, VersionInfo
 
@@ -254,6 +254,7 @@ class Catalog:
             return
         line.deleted = merged((*ranges, (1, ended)) if ended else ranges, ())
         line.highest = max([line.highest, *(last for _, last in line.deleted[-1:])])
+        self.load_aliases(key, line.aliases)
 
     def load_lost(self, key: Key, numbers: Iterable[int]) -> None:
         """What a start knows of versions that are damaged so that nothing is known of them but their numbers."""
@@ -294,7 +295,9 @@ class Catalog:
                 model_id=key[1],
                 number=number,
             )
-        raise (VersionEvicted if number <= line.highest else UnknownVersion)(model_id=key[1], number=number)
+        # An alias was given to a version that was there, perhaps in an earlier life.
+        was_there = number <= line.highest or isinstance(ref, str)
+        raise (VersionEvicted if was_there else UnknownVersion)(model_id=key[1], number=number)
 
     def find_staying(self, key: Key, ref: int | str) -> Kept:
         """As `find`, of what is not being deleted: what is said of a version must not be lost with it without a word."""
@@ -402,12 +405,14 @@ class Catalog:
     def set_alias(self, key: Key, alias: str, number: int | None, expect: int | None) -> dict[str, int]:
         """Moves or removes an alias; `expect` is the number it must have now (0: none). Returns all aliases of the model.
 
-        Raises UnknownModel, UnknownVersion, VersionEvicted, Conflict.
+        Raises UnknownModel, UnknownVersion, VersionEvicted, Conflict; Refused for one more than a model may have.
         """
         line = self._line(key)
         found = line.aliases.get(alias, 0)
         if expect is not None and expect != found:
             raise Conflict(model_id=key[1], expected=expect, found=found)
+        if number is not None and not found and len(line.aliases) >= ALIASES:
+            raise Refused(model_id=key[1], reason=f"it has {ALIASES} aliases, and may have no more: remove one first")
         if number is None:
             line.aliases.pop(alias, None)
         else:
@@ -415,7 +420,10 @@ class Catalog:
         return dict(line.aliases)
 
     def load_aliases(self, key: Key, aliases: Mapping[str, int]) -> None:
-        self._line(key).aliases = {name: number for name, number in aliases.items() if number in self._line(key).versions}
+        """These are the model's aliases, but for those of versions that were deleted. One that names a transient version of an
+        earlier life stays: its learner may announce that version again."""
+        line = self._line(key)
+        line.aliases = {name: number for name, number in aliases.items() if not covers(line.deleted, number)}
 
     # --- memory ----------------------------------------------------------------------------------------------------
 

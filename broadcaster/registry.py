@@ -1,14 +1,14 @@
 """What can be asked of and done to models and versions apart from their payloads: look-up, pages, aliases, tags, deletion.
 
-A change is applied at once and answered when it is durable; if the disk refuses, it is taken back. A deletion is the other way
-round: durable first, so that what is acknowledged as gone never comes back.
+A change is applied at once and answered when it is durable; if the disk refuses, it is taken back, and who follows the events
+hears of that too. A deletion is the other way round: durable first, so that what is acknowledged as gone never comes back.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import replace
-from functools import partial
 from typing import TypeVar
 
 from broadcaster.broker import Broker, Caller, Front, Key, Searching, check_annotations, read_policy, store_error, submit
@@ -138,6 +138,7 @@ class Registry:
         def undo() -> None:
             if not self._rooms.catalog.model(key).versions:
                 self._rooms.catalog.delete(key, 0)
+                self._announce(key, "deleted", now)
 
         self._announce(key, "created", now)
         archive = self._rooms.archive
@@ -196,6 +197,7 @@ class Registry:
         def undo() -> None:
             settled()
             self._rooms.catalog.update(key, **{name: getattr(before, name) for name in said})
+            self._announce(key, "updated", now)
 
         self._durable(caller, lambda: archive.set_model(info), reply, undo)
 
@@ -213,28 +215,36 @@ class Registry:
             except UnknownModel:
                 pass  # Its first write failed: there is nothing of it on disk.
 
+        def undo() -> None:
+            _mark(leaving, leaving=False)
+            self._broker.archiving.model_left(key)
+
         def gone() -> Deleted:
+            self._broker.archiving.model_left(key)
             self._broker.forget(key, self._rooms.catalog.delete(key, upto))
             self._announce(key, "deleted", now)
             return Deleted(request_id=request.request_id)
 
-        self._durable(caller, job, gone, lambda: _mark(leaving, leaving=False))
+        self._durable(caller, job, gone, undo)
 
     # --- changing versions -----------------------------------------------------------------------------------------
 
     def delete_version(self, request: DeleteVersion, caller: Caller, now: float) -> None:
         key = _key(request, request.model_id)
         kept = self._rooms.catalog.require_version_deletable(key, request.number, force=request.force)
-        aliases = {name: at for name, at in self._rooms.catalog.model(key).aliases.items() if at != request.number}
+        before = self._rooms.catalog.model(key)
+        model = replace(before, aliases={name: at for name, at in before.aliases.items() if at != request.number})
         archive = self._rooms.archive
         _mark([kept], leaving=True)
 
         def job() -> None:
-            archive.set_aliases(*key, aliases)
             try:
                 archive.delete_version(*key, request.number)
             except UnknownVersion:  # A transient version: its learner would announce it again after a restart.
                 archive.note_deleted(*key, request.number, kept.upload_id)
+            if model.aliases != before.aliases:
+                with suppress(BroadcasterError):  # It is deleted: aliases of what is gone are dropped by a start, too.
+                    archive.set_model(model)
 
         def gone() -> Deleted:
             if self._rooms.catalog.holds(kept):
@@ -258,12 +268,13 @@ class Registry:
         key = _key(request, request.model_id)
         check_name("alias", request.alias)
         before = dict(self._rooms.catalog.model(key).aliases)
-        aliases = self._rooms.catalog.set_alias(key, request.alias, request.number, request.expect)
+        self._rooms.catalog.set_alias(key, request.alias, request.number, request.expect)
+        model = self._rooms.catalog.model(key)
         self._announce(key, "aliased", now, alias=request.alias, number=request.number)
         archive = self._rooms.archive
 
         def undo() -> None:
-            """This alias alone goes back, unless it has moved again; who follows it hears of that too."""
+            """This alias alone goes back, unless it has moved again."""
             aliases = dict(self._rooms.catalog.model(key).aliases)
             if aliases.pop(request.alias, None) == request.number:
                 again = {request.alias: before[request.alias]} if request.alias in before else {}
@@ -271,7 +282,7 @@ class Registry:
                 number = self._rooms.catalog.model(key).aliases.get(request.alias)
                 self._announce(key, "aliased", now, alias=request.alias, number=number)
 
-        self._durable(caller, lambda: archive.set_aliases(*key, aliases), lambda: self._model_reply(request, key), undo)
+        self._durable(caller, lambda: archive.set_model(model), lambda: self._model_reply(request, key), undo)
 
     def pin(self, request: Pin, caller: Caller, now: float) -> None:
         """A transient version is held in memory; an archived one is held on disk, and stays pinned over restarts."""
@@ -285,6 +296,11 @@ class Registry:
         self._announce(key, "updated", now, number=info.number, version=info)
         archive = self._rooms.archive
 
+        def undo() -> None:
+            if self._rooms.catalog.holds(kept):
+                again = self._rooms.catalog.set_pinned(kept, pinned=not request.pinned)
+                self._announce(key, "updated", now, number=again.number, version=again)
+
         def job() -> None:
             try:
                 archive.set_pinned(*key, info.number, pinned=request.pinned)
@@ -293,7 +309,6 @@ class Registry:
                     raise
 
         if info.archived or coming:
-            undo = partial(self._rooms.catalog.set_pinned, kept, pinned=not request.pinned)
             self._durable(caller, job, lambda: Version(request_id=request.request_id, version=kept.info), undo)
         else:
             caller.reply(Version(request_id=request.request_id, version=info))
@@ -330,7 +345,9 @@ class Registry:
         self._announce(key, "updated", now, number=info.number, version=info)
 
         def undo() -> None:
-            kept.info = replace(before, pinned=kept.info.pinned)
+            if self._rooms.catalog.holds(kept):
+                kept.info = replace(before, pinned=kept.info.pinned)
+                self._announce(key, "updated", now, number=info.number, version=kept.info)
 
         if info.archived:
             self._durable(caller, job, lambda: Version(request_id=request.request_id, version=kept.info), undo)

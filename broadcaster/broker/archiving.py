@@ -39,6 +39,8 @@ class Archiving:
         self.versions: dict[tuple[Key, int], ArchivedVersion] = {}
         self.fresh: set[Key] = set()
         """Models of which a version was archived, until somebody looks."""
+        self._leaving: set[Key] = set()
+        """Models that the archive is about to forget."""
         self._by_upload: dict[bytes, tuple[Key, int]] = {}
         self._deleted: OrderedDict[bytes, tuple[Key, int]] = OrderedDict()
         """What came of the newest uploads whose versions were deleted."""
@@ -99,7 +101,8 @@ class Archiving:
         """
         key, info = (kept.info.namespace, kept.info.model_id), kept.info
         catalog, archive, epoch = self._rooms.catalog, self._rooms.archive, self._rooms.log.epoch
-        model = None if key in self.models else catalog.model(key)
+        # Of a model that is leaving nothing comes along: what is said of it goes with it.
+        model = None if key in self.models or key in self._leaving else catalog.model(key)
         place = self._memory.place(key, info.number)
         place.jobs += 1
         catalog.pin(kept)
@@ -197,7 +200,12 @@ class Archiving:
     # --- leaving ---------------------------------------------------------------------------------------------------
 
     def model_is_leaving(self, key: Key) -> None:
-        """The archive is about to forget the model: who archives a version of it from now on brings the model along."""
+        """The archive is about to forget the model: who archives a version of it from now on makes another one."""
+        self._leaving.add(key)
+
+    def model_left(self, key: Key) -> None:
+        """It has forgotten the model, or could not: who archives a version of it from now on brings the model along."""
+        self._leaving.discard(key)
         self.models.discard(key)
 
     def forget(self, key: Key, kept: Kept) -> None:

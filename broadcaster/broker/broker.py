@@ -358,7 +358,7 @@ class Broker:
     def forget(self, key: Key, deleted: Iterable[Kept]) -> None:
         """These versions were deleted from the catalog: their memory and their place in the archive's list go."""
         if not self.rooms.catalog.has(key):
-            self.archiving.model_is_leaving(key)
+            self.archiving.model_left(key)
         for kept in deleted:
             self.memory.forget(key, kept.info.number)
             self.archiving.forget(key, kept)

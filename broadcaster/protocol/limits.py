@@ -26,6 +26,8 @@ READS = 8
 PAGE = 1000
 """Most entries in one page of a listing; a page also ends before it reaches the size of a control map."""
 
+ALIASES = 256
+"""Aliases of one model: all of them are told with it, in one control map."""
 PINS = 1000
 """Transient versions that may be pinned at a time, over all models; those that are archived are not counted."""
 

@@ -179,6 +179,7 @@ LIMITS = {
     "bytes between two `filled`": size(limits.FILLED),
     "chunks sent behind `begin` before its answer": str(limits.EAGER),
     "chunks under way of one upload": f"`until` - `received` ≤ {limits.WINDOW}",
+    "aliases of one model": f"{limits.ALIASES}",
     "transient versions pinned at a time, over all models": f"{limits.PINS:,}, of half the memory budget",
     "entries of a page": f"{limits.PAGE:,}, and as many as fit into a control map",
     "payload": f"{size(limits.MAX_PAYLOAD)}, and what the memory budget allows",

@@ -123,7 +123,7 @@ def test_a_move_that_the_disk_refuses_is_taken_back_before_those_who_follow(
             publish(client, "policy", 2)
             client.registry.set_alias("policy", "champion", 1)
             seen = [subscriber.wait(timeout=20).version.number]
-            monkeypatch.setattr(Archive, "set_aliases", refusing)
+            monkeypatch.setattr(Archive, "set_model", refusing)
             with ThreadPoolExecutor(1) as pool:
                 moving = pool.submit(client.registry.set_alias, "policy", "champion", 2)
                 seen.append(subscriber.wait(timeout=20, newer_than=1).version.number)

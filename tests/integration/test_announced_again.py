@@ -61,6 +61,19 @@ def test_the_last_version_is_there_again_under_its_number(
         assert follower.wait(timeout=20, newer_than=number).payload == b"next"
 
 
+def test_an_alias_names_it_again_and_who_follows_the_alias_gets_it(own: BroadcasterProcess) -> None:
+    with clients.connect(own.url) as learner:
+        publisher = learner.publisher("policy")
+        number = publisher.publish(b"weights").number
+        learner.registry.set_alias("policy", "champion", number)
+        own.restart(kill=True)
+        with clients.connect(own.url) as actor:
+            assert actor.subscriber("policy", alias="champion").wait(timeout=20).payload == b"weights"
+            with pytest.raises(clients.Conflict):
+                actor.registry.set_alias("policy", "champion", None, expect=0)
+            assert actor.registry.model("policy").aliases == {"champion": number}
+
+
 def test_a_learner_that_publishes_meanwhile_brings_only_the_newer_one(own: BroadcasterProcess) -> None:
     with clients.connect(own.url) as learner:
         publisher = learner.publisher("policy")

@@ -231,6 +231,15 @@ def test_a_version_gives_way_once_and_the_next_one_is_finished(following: Follow
     assert following.shown == [5, 7, 8] and following.pool.out == 3
 
 
+def test_a_named_version_that_is_announced_again_is_read(following: Followed) -> None:
+    following.moved(VersionEvicted(model_id="policy", number=6))
+    assert following.event("published", number=7) == 0
+    assert following.event("published", number=6) == 1
+    following.say(info(6))
+    following.read_all()
+    assert following.shown == [5, 6] and following.event("published", number=6) == 0
+
+
 @pytest.mark.parametrize(
     "error", [UnknownModel(model_id="policy", namespace="default"), VersionEvicted(model_id="policy", number=6)]
 )

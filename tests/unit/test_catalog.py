@@ -23,7 +23,9 @@ from broadcaster.protocol.errors import (
     VersionDeleted,
     VersionEvicted,
 )
-from broadcaster.protocol.limits import INLINE
+from broadcaster.protocol.frames import encoded_size
+from broadcaster.protocol.limits import ALIASES, ANNOTATIONS, CONTROL, INLINE
+from broadcaster.protocol.messages import write_value
 from broadcaster.protocol.version import VersionInfo
 
 KEY, OTHER = ("lab", "policy"), ("lab", "value")
@@ -184,11 +186,41 @@ def test_what_an_alias_holds_is_deleted_only_by_force() -> None:
     made.require_deletable(KEY, force=False)
 
 
-def test_aliases_of_versions_that_are_gone_are_not_loaded() -> None:
+@pytest.mark.parametrize("first", ["aliases", "deletions"])
+def test_aliases_of_deleted_versions_are_not_loaded(first: str) -> None:
     made = catalog()
     made.load(info(3, archived=True), bytes(16))
+    if first == "deletions":
+        made.load_deleted(KEY, ((2, 2),), 0)
     made.load_aliases(KEY, {"champion": 3, "old": 2})
+    if first == "aliases":
+        made.load_deleted(KEY, ((2, 2),), 0)
     assert made.model(KEY).aliases == {"champion": 3}
+
+
+def test_an_alias_waits_for_the_transient_version_of_an_earlier_life() -> None:
+    made = catalog()
+    made.load_aliases(KEY, {"champion": 3})
+    with pytest.raises(VersionEvicted):
+        made.find(KEY, "champion")
+    with pytest.raises(Conflict):
+        made.set_alias(KEY, "champion", None, 0)
+    add(made, 3)
+    assert made.find(KEY, "champion").info.number == 3
+
+
+def test_a_model_has_no_more_aliases_than_can_be_told_of() -> None:
+    made = catalog()
+    add(made, 1)
+    for at in range(ALIASES):
+        made.set_alias(KEY, f"{at:0128}", 1, 0)
+    with pytest.raises(Refused, match=f"{ALIASES} aliases"):
+        made.set_alias(KEY, "another", 1, None)
+    made.set_alias(KEY, f"{0:0128}", 1, None)
+    made.set_alias(KEY, f"{0:0128}", None, None)
+    made.set_alias(KEY, "another", 1, None)
+    made.update(KEY, user_data={"all": "x" * (ANNOTATIONS - 20)})
+    assert encoded_size(write_value(made.model(KEY))) < CONTROL * 7 // 8
 
 
 # --- leaving memory ------------------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from broadcaster.protocol.assembly import Assembly
-from broadcaster.protocol.errors import BroadcasterError, UnknownModel, UnknownVersion
+from broadcaster.protocol.errors import BroadcasterError, UnknownModel, UnknownVersion, VersionEvicted
 from broadcaster.protocol.frames import Chunk, ChunkHeader
 from broadcaster.protocol.limits import BEACON_IDLE, RETRY
 from broadcaster.protocol.machines.fetch import MAX_PATIENCE, Fetcher, FetcherState
@@ -153,6 +153,8 @@ class AliasFollower:
         self.gaps += missed and self._epoch is not None
         self._epoch, self._offset = event.epoch, event.offset
         about = event.event not in ELSEWHERE and not (event.event == "aliased" and event.alias != self.alias)
+        if event.event == "published" and isinstance(self.error, VersionEvicted):
+            about = event.number == self.error.number  # The named version went with an earlier broadcaster, and is back.
         return self._look_again(now) if missed or about else []
 
     def _beacon(self, beacon: Beacon, now: float) -> Out:

@@ -113,8 +113,8 @@ class _Incoming:
 
 
 class Follower:
-    """Follows one model for one subscriber. While the pool has no buffer for a version, what is visible stays, and the question is
-    asked again when its time comes.
+    """Follows one model for one subscriber. While the pool has no buffer for a version, what is visible stays, and it is asked
+    again when its time comes.
 
     `every` also lists each published version in order (`Listed`), filling what was missed from the event log. `shared` may be
     changed at any time.
