@@ -8,10 +8,11 @@ import os
 import resource
 import shutil
 import signal
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
@@ -74,7 +75,16 @@ def serve(config: str | None, **flags: Any) -> None:
             raise
         # It was to stop before it served: what that broke, an import even, says nothing. The kernel closes what is half open.
         os._exit(Exit.OK)
-    click.get_current_context().exit(code)
+    _leave(code)
+
+
+def _leave(code: int) -> NoReturn:
+    """All is closed by now: taking the interpreter apart, which tells nobody anything, takes longer than the whole end."""
+    logging.shutdown()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError, AttributeError):  # Gone, closed, or never there.
+            stream.flush()
+    os._exit(code)
 
 
 class Stopped(BaseException):
