@@ -156,6 +156,7 @@ class Broker:
         if found is None:
             return False
         key, info = found
+        info = self.rooms.catalog.known(key, info.number) or info  # With what was said of it since.
         require_same(begin, key, info.size, {info.digest, info.sha256})
 
         def done(result: VersionInfo | BroadcasterError) -> None:

@@ -95,6 +95,17 @@ def test_a_model_with_all_the_aliases_it_may_have_is_told_of(desk: tuple[Core, B
     assert len(peer.ask("list-models").fields["models"][0]["aliases"]) == ALIASES
 
 
+@pytest.mark.parametrize("archived", [False, True], ids=["transient", "archived"])
+def test_an_upload_sent_again_is_answered_with_what_was_said_of_its_version_since(
+    desk: tuple[Core, BarePeer], *, archived: bool
+) -> None:
+    _, peer = desk
+    peer.publish("policy", b"weights", archived=archived, upload_id=b"u" * 16)
+    peer.ask("add-metrics", model_id="policy", number=1, metrics={"return": 1.0})
+    again = peer.publish("policy", b"weights", archived=archived, upload_id=b"u" * 16)
+    assert again.fields["version"]["number"] == 1 and again.fields["version"]["metrics"] == {"return": 1.0}
+
+
 CHANGES: dict[str, dict[str, Any]] = {
     "update-model": {"user_data": {"a": "b"}},
     "set-tags": {"tags": {"a": "b"}},
