@@ -267,6 +267,8 @@ class Registry:
     def set_alias(self, request: SetAlias, caller: Caller, now: float) -> None:
         key = _key(request, request.model_id)
         check_name("alias", request.alias)
+        if request.alias.isdigit() and request.number is not None:
+            raise InvalidRequest(field="alias", reason=f"{request.alias} would be taken for a version's number")
         before = dict(self._rooms.catalog.model(key).aliases)
         self._rooms.catalog.set_alias(key, request.alias, request.number, request.expect)
         model = self._rooms.catalog.model(key)

@@ -86,11 +86,18 @@ def test_an_alias_outlives_a_deletion_that_failed(tmp_path: Path, monkeypatch: p
         assert peer.ask("get-version", model_id="policy", ref="champion").fields["version"]["number"] == 1
 
 
+def test_no_alias_looks_like_a_number(desk: tuple[Core, BarePeer]) -> None:
+    _, peer = desk
+    peer.publish("policy", b"weights")
+    assert peer.ask("set-alias", model_id="policy", alias="7", number=1).fields["facts"]["field"] == "alias"
+    assert peer.ask("set-alias", model_id="policy", alias="v7", number=1).kind == "model"
+
+
 def test_a_model_with_all_the_aliases_it_may_have_is_told_of(desk: tuple[Core, BarePeer]) -> None:
     _, peer = desk
     peer.publish("policy", b"weights")
     for at in range(ALIASES):
-        assert peer.ask("set-alias", model_id="policy", alias=f"{at:0128}", number=1).kind == "model"
+        assert peer.ask("set-alias", model_id="policy", alias=f"a{at:0127}", number=1).kind == "model"
     assert peer.ask("set-alias", model_id="policy", alias="one-more", number=1).fields["code"] == "refused"
     assert len(peer.ask("list-models").fields["models"][0]["aliases"]) == ALIASES
 
