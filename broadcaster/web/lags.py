@@ -18,7 +18,7 @@ MODELS = 50
 """Models whose subscribers are asked for."""
 PAGES = 2
 """Pages of subscribers of one model."""
-EVERY = 5.0
+EVERY = 1.0
 """Seconds for which a look is shared."""
 
 
