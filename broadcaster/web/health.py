@@ -56,6 +56,8 @@ class Disk:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
+        self.room: tuple[int, int] | None = None
+        """Bytes that are free and bytes in all, as of the last look."""
         self._looking: asyncio.Task[Check] | None = None
         self._begun = 0.0
 
@@ -76,6 +78,7 @@ class Disk:
         except OSError as wrong:
             return Check("disk", ok=False, seconds=time.monotonic() - begun, detail=wrong.strerror or "it cannot be looked at")
         free, files = found.f_bavail * found.f_frsize, found.f_favail if found.f_files else 1
+        self.room = free, found.f_blocks * found.f_frsize
         detail = "" if free >= LEAST_FREE and files else f"{free >> 20} MiB and {files} files are free"
         return Check("disk", ok=not detail, seconds=time.monotonic() - begun, detail=detail)
 

@@ -112,6 +112,10 @@ SCHEMAS: dict[str, Schema] = {
         }
     ),
     "Subscribers": _page("subscribers", "Subscriber"),
+    "Address": _object({"host": _or_null(_TEXT), "data_port": _WHOLE}, description="where clients connect"),
+    "Disk": _object(
+        {"ok": _FLAG, "free_bytes": _or_null(_WHOLE), "size_bytes": _or_null(_WHOLE)}, description="where the archive lies"
+    ),
     "Stats": _object(
         {
             "epoch": _WHOLE,

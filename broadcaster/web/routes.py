@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
-from broadcaster.web import catalogue, downloads, following, pages, probes
+from broadcaster.web import catalogue, dashboard, downloads, following, pages, probes
 from broadcaster.web.asked import Asked
 from broadcaster.web.openapi import describe
 
@@ -73,6 +73,8 @@ ROUTES: tuple[Route, ...] = (
     ),
     Route("/v1/models/{model}/subscribers", catalogue.subscribers, TELL, {200: "Subscribers"} | _ONE, _PAGE),
     Route("/v1/stats", catalogue.stats, READ, {200: "Stats"} | _REFUSED, everything=True),
+    Route("/v1/address", dashboard.address, READ, {200: "Address"} | _REFUSED),
+    Route("/v1/disk", dashboard.disk, READ, {200: "Disk"} | _REFUSED),
     Route(
         "/v1/events",
         following.events,
@@ -82,6 +84,7 @@ ROUTES: tuple[Route, ...] = (
         head=False,
     ),
     Route("/", pages.index, ANYBODY, {200: "text/html", 303: "", 401: "Problem"}, ("token",)),
+    Route("/models/{model}", pages.index, ANYBODY, {200: "text/html", 401: "Problem"}, ("namespace",)),
     Route("/static/{name}", pages.static, ANYBODY, {200: "text/plain", 304: "", 404: "Problem"}),
 )
 """Every route. All of them are GET, and HEAD but for the one that never ends. What `ANYBODY` may have are the probes and the
