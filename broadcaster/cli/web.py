@@ -32,12 +32,17 @@ def web_options(settings: Settings, port: int, core: str) -> WebOptions:
 
 
 def require_http_access(settings: Settings) -> None:
-    """Raises ConfigError where HTTP could be reached over the network and needed no token. With `insecure`, warns of it."""
+    """Raises ConfigError where HTTP could be reached over the network and needed no token. With `insecure`, warns of it. Where
+    all is to be reached over the network the first token is made, as the first key is."""
     from broadcaster.config import is_loopback
+    from broadcaster.web.first_token import make_first_token
 
     if settings.http_key is not None and settings.http_cert is None:
         raise ConfigError(key="http-key", reason="there is no --http-cert that it belongs to")
     if is_loopback(settings.http_host) or settings.token_file.exists():
+        return
+    if not settings.insecure and not is_loopback(settings.host):
+        log.info("a token for HTTP was made file=%s", make_first_token(settings.token_file.absolute()))
         return
     if not settings.insecure:
         raise ConfigError(

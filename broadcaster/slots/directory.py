@@ -43,6 +43,25 @@ def open_slot_directory(directory: Path) -> int:
     return lock
 
 
+def share_slot_directory(directory: Path, group: int) -> None:
+    """Lets members of `group` view slots, write into granted ones, and connect to the sockets that are there.
+
+    Slots that are made later are the group's too. Members have nothing to make there, so they may not: nobody plants a link.
+    Raises DirectoryUnusable.
+    """
+    try:
+        os.chown(directory, -1, group)
+        directory.chmod(0o2750)
+        for entry in directory.iterdir():
+            mode = {"token": 0o640, "lock": 0o600}.get(entry.name, 0o660)
+            if not entry.is_symlink():
+                os.chown(entry, -1, group)
+                entry.chmod(mode)
+    except OSError as wrong:
+        reason = f"it cannot be shared with group {group}: {wrong.strerror}"
+        raise DirectoryUnusable(key="slot-group", where=str(directory), reason=reason) from wrong
+
+
 def sweep_abandoned(root: Path, prefix: str) -> None:
     """Removes slot directories under `root` whose broadcaster was killed: named with our prefix, ours, and locked by nobody.
 
