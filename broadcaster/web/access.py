@@ -82,7 +82,9 @@ class Hosts:
             return False
         host = header.strip().lower()
         if host.startswith("["):
-            host = host[1:].partition("]")[0]
+            host, closed, _ = host[1:].partition("]")
+            if not closed:
+                return False
         elif host.count(":") == 1:
             host = host.partition(":")[0]
         host = host.rstrip(".")

@@ -9,7 +9,7 @@ LOOK = 0.25
 
 HEAD = 16 << 10
 """Bytes of a request's line and headers together."""
-HEAD_SECONDS = 10.0
+HEAD_SECONDS = 5.0
 """Seconds in which a request has to be there, with its headers and its body."""
 BODY = 64 << 10
 """Bytes of a request's body. No route needs one."""
