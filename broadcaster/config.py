@@ -5,6 +5,7 @@ The only reader of the environment and of a configuration file.
 
 from __future__ import annotations
 
+import grp
 import ipaddress
 import os
 import re
@@ -60,9 +61,11 @@ class Settings(BaseSettings):
     http_tokens: Path | None = Field(None, description="file of tokens for HTTP; none: keys/http-tokens.toml in the archive's")
     http_cert: Path | None = Field(None, description="certificate for TLS on HTTP, in PEM")
     http_key: Path | None = Field(None, description="its private key; none: it is in the same file")
+    keys_dir: Path | None = Field(None, description="directory of keys; none: keys in the archive's")
     advertise: str | None = Field(None, min_length=1, description="host name that clients are told to connect to")
     archive_dir: Path = Field(Path("broadcaster-data"), description="directory of archived versions")
     slot_dir: Path | None = Field(None, description="shared-memory directory for payloads; none: one of its own in /dev/shm")
+    slot_group: str | None = Field(None, min_length=1, description="group that may use the slot directory, too, by name or number")
     memory_budget: Annotated[Size, Field(ge=1 << 20)] = Field(1 << 30, description="bytes of memory for all payloads together")
     max_payload: Annotated[Size, Field(ge=1, le=MAX_PAYLOAD)] = Field(MAX_PAYLOAD, description="bytes of the largest payload")
     keep: Annotated[int, Field(ge=1)] = Field(1000, description="newest transient versions kept per model")
@@ -75,16 +78,15 @@ class Settings(BaseSettings):
     ready_file: Path | None = Field(None, description="file that names the addresses once all of them serve")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least level of what is logged")
 
+    @property
+    def key_directory(self) -> Path:
+        """Where the keys are, if there are any."""
+        return self.keys_dir or self.archive_dir / "keys"
+
     @field_validator("host")
     @classmethod
-    def _loopback_unless_insecure(cls, host: str, info: ValidationInfo) -> str:
-        host = "0.0.0.0" if host == "*" else host  # ZeroMQ's own word for it is no address that anybody can connect to.
-        if info.data.get("insecure") is False and not is_loopback(host):
-            raise ValueError(
-                f"{host} can be reached over the network, and everyone who reaches it may read and write: "
-                "say --insecure to allow that, or listen on 127.0.0.1"
-            )
-        return host
+    def _any_address(cls, host: str) -> str:
+        return "0.0.0.0" if host == "*" else host  # ZeroMQ's own word for it is no address that anybody can connect to.
 
     @field_validator("http_port", mode="before")
     @classmethod
@@ -95,6 +97,28 @@ class Settings(BaseSettings):
     @classmethod
     def _all_addresses(cls, host: str) -> str:
         return "0.0.0.0" if host == "*" else host
+
+    @field_validator("slot_group", mode="before")
+    @classmethod
+    def _number_as_text(cls, group: Any) -> Any:
+        return str(group) if isinstance(group, int) else group
+
+    @field_validator("slot_group")
+    @classmethod
+    def _known_group(cls, group: str | None) -> str | None:
+        if group is not None and not group.isdecimal():
+            try:
+                grp.getgrnam(group)
+            except KeyError:
+                raise ValueError(f"there is no group {group}: give its number") from None
+        return group
+
+    @property
+    def slot_group_number(self) -> int | None:
+        """The group that may use the slot directory, as a number."""
+        if self.slot_group is None:
+            return None
+        return int(self.slot_group) if self.slot_group.isdecimal() else grp.getgrnam(self.slot_group).gr_gid
 
     @property
     def token_file(self) -> Path:

@@ -49,6 +49,7 @@ from broadcaster.protocol.errors import (
     VersionSuperseded,
 )
 from broadcaster.protocol.hops import ErrorDetail, Hop
+from broadcaster.protocol.keyfile import Key
 from broadcaster.protocol.retention import RetentionPolicy
 from broadcaster.protocol.subscriber import SubscriberInfo
 from broadcaster.protocol.version import DIRECTORY, OPAQUE, TENSORS, ModelInfo, VersionInfo
@@ -86,6 +87,7 @@ __all__ = [
     "InvalidName",
     "InvalidPayload",
     "InvalidRequest",
+    "Key",
     "Lag",
     "LocalProtocolError",
     "MissingDependency",

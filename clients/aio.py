@@ -11,6 +11,7 @@ that is cancelled stops waiting; what it began goes on.
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Callable, Generator, Mapping
 from concurrent.futures import Future
 from contextlib import AbstractContextManager
@@ -18,6 +19,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
+from broadcaster.protocol.keyfile import Key
 from broadcaster.protocol.messages import Pruned
 from broadcaster.protocol.names import DEFAULT_NAMESPACE
 from broadcaster.protocol.subscriber import SubscriberInfo
@@ -58,9 +60,10 @@ def connect(
     name: str | None = None,
     timeout: float = 5.0,
     slot_dir: str | None = None,
+    key: Key | str | os.PathLike[str] | None = None,
 ) -> _Connecting:
     """As `clients.connect`: `client = await connect()`, or `async with connect() as client`."""
-    return _Connecting(lambda: Opening(url, namespace, name, timeout, slot_dir))
+    return _Connecting(lambda: Opening(url, namespace, name, timeout, slot_dir, key))
 
 
 class _Connecting:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import weakref
 from collections.abc import Iterator
 from concurrent.futures import Future
 
 from broadcaster.protocol.errors import BroadcasterError, InvalidRequest, NoBroadcaster, RequestTimeout
+from broadcaster.protocol.keyfile import Key
 from broadcaster.protocol.messages import Welcome
 from broadcaster.protocol.names import DEFAULT_NAMESPACE, check_name
 from clients._address import Address
@@ -17,6 +19,7 @@ from clients._driver import futures
 from clients._driver.alias_feed import ByAlias
 from clients._driver.delivery import Delivery, Kind
 from clients._driver.loop import Driver
+from clients._key import read_key
 from clients._process import HERE
 from clients._term import Term
 from clients.publisher import Publisher
@@ -158,10 +161,18 @@ def _check_alias_wants(*, every: bool, delivery: Kind) -> None:
 class Opening:
     """A client whose broadcaster has not answered yet: what both faces of `connect` begin with."""
 
-    def __init__(self, url: str | None, namespace: str, name: str | None, timeout: float, slot_dir: str | None) -> None:
+    def __init__(
+        self,
+        url: str | None,
+        namespace: str,
+        name: str | None,
+        timeout: float,
+        slot_dir: str | None,
+        key: Key | str | os.PathLike[str] | None = None,
+    ) -> None:
         self._namespace = check_name("namespace", namespace)
         self._timeout = check_timeout(timeout)
-        self._driver = Driver(Address.parse(url), check_client_name(name), slot_dir)
+        self._driver = Driver(Address.parse(url), check_client_name(name), slot_dir, read_key(key))
         self.welcome: Future[Welcome] = self._driver.open(self._timeout)
 
     def finish(self, error: BaseException | None) -> Client:
@@ -170,6 +181,8 @@ class Opening:
             return Client(self._driver, self._namespace)
         self._driver.close()
         if isinstance(error, RequestTimeout):
+            if self._driver.refusal is not None:
+                raise self._driver.refusal from None
             raise NoBroadcaster(address=self._driver.address.data, timeout=self._timeout) from None
         raise error
 
@@ -181,6 +194,7 @@ def connect(
     name: str | None = None,
     timeout: float = 5.0,
     slot_dir: str | None = None,
+    key: Key | str | os.PathLike[str] | None = None,
 ) -> Client:
     """A client of the broadcaster at `url`, once that has answered.
 
@@ -190,10 +204,14 @@ def connect(
     broadcaster's slot directory, when that is not where the broadcaster has it (a volume mounted elsewhere): on one host, weights
     are shared through it.
 
-    Raises NoBroadcaster (a ConnectionError) when none answers within `timeout` seconds, UnsupportedProtocol, InvalidRequest for
-    the `url`.
+    `key` is a key file that `broadcaster keygen` made, or the Key itself; None means the file that the environment's
+    BROADCASTER_KEY names, if any. It is shown over TCP; ipc needs none.
+
+    Raises NoBroadcaster (a ConnectionError) when none answers within `timeout` seconds, AccessDenied (a PermissionError) when it
+    turns this client away and says why, UnsupportedProtocol, InvalidRequest for the `url`, ConfigError (a ValueError) for the
+    key file.
     """
-    opening = Opening(url, namespace, name, timeout, slot_dir)
+    opening = Opening(url, namespace, name, timeout, slot_dir, key)
     try:
         futures.wait(opening.welcome, "hello", timeout)
     except BaseException as error:

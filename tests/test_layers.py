@@ -44,7 +44,7 @@ ONLY_IN: dict[str, list[str]] = {  # library: the files that are named after its
     "rich": [CLI, DEMO],
     "click": [CLI],
     **{library: ["broadcaster/config.py"] for library in ("pydantic", "pydantic_settings")},
-    "zmq": [SERVER, DRIVER, "broadcaster/security.py", DEMO, "broadcaster/cli/checks/look.py"],
+    "zmq": [SERVER, DRIVER, "broadcaster/security/*", DEMO, "broadcaster/cli/checks/look.py"],
     "logging": [SERVER, CLI, "broadcaster/supervisor.py", WEB, COGMENT, DRIVER],
     **{library: [] for library in ("pickle", "marshal", "shelve", "dill", "cloudpickle")},
 }
@@ -54,6 +54,7 @@ PURE_MAY = (sys.stdlib_module_names | {"msgpack", "xxhash"}) - set(
     "asyncio socket threading time random os logging secrets uuid mmap fcntl pathlib subprocess multiprocessing "
     "concurrent select selectors signal ssl tempfile shutil glob sqlite3 datetime urllib http".split()
 )
+OF_CLIENTS = ("BROADCASTER_URL", "BROADCASTER_KEY")
 ENVIRONMENT = {"environ", "environb", "getenv", "getenvb"}
 
 
@@ -124,11 +125,11 @@ def violations(root: Path) -> Iterator[str]:
 
 
 def environment_violations(readers: list[tuple[str, str, str]]) -> Iterator[str]:
-    """`readers` are (file, where, line) of every look at the environment: config may; clients may once, for one variable."""
-    in_clients = [reader for reader in readers if reader[0].startswith("clients/")]
+    """`readers` are (file, where, line) of every look at the environment: config may; clients may once for each of theirs."""
+    looks = {name: sum(name in line for file, _, line in readers if file.startswith("clients/")) for name in OF_CLIENTS}
     for file, where, line in readers:
-        if file.startswith("clients/") and (len(in_clients) > 1 or "BROADCASTER_URL" not in line):
-            yield f"{where}: clients read only BROADCASTER_URL, and in one place"
+        if file.startswith("clients/") and not any(name in line and looks[name] == 1 for name in OF_CLIENTS):
+            yield f"{where}: clients read only {' and '.join(OF_CLIENTS)}, and each in one place"
         elif file.startswith("broadcaster/") and file != "broadcaster/config.py":
             yield f"{where}: only config reads the environment"
 
@@ -170,7 +171,7 @@ BREACHES = {
     "only config reads": ("broadcaster/supervisor.py", "import os\nos.environ['HOME']"),
     "only config reads the": ("broadcaster/slots.py", "from os import getenv"),
     "clients read only": ("clients/connect.py", "import os\nos.environ.get('HOME')"),
-    "in one place": ("clients/connect.py", "import os\nos.getenv('BROADCASTER_URL')\nos.getenv('BROADCASTER_URL')"),
+    "each in one place": ("clients/connect.py", "import os\nos.getenv('BROADCASTER_URL')\nos.getenv('BROADCASTER_URL')"),
 }
 
 

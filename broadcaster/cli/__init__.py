@@ -12,6 +12,7 @@ from broadcaster.cli.doctor import doctor
 from broadcaster.cli.drain import drain
 from broadcaster.cli.exits import EPILOG, Exit
 from broadcaster.cli.healthcheck import healthcheck
+from broadcaster.cli.keys import keygen
 from broadcaster.cli.models import archive, delete, give_up_term, models, stats, subscribers, versions
 from broadcaster.cli.offline import rebuild_index, verify
 from broadcaster.cli.ping import ping
@@ -64,6 +65,7 @@ for command in (
     drain,
     healthcheck,
     token,
+    keygen,
     demo,
 ):
     main.add_command(command)

@@ -45,6 +45,7 @@ _DESCRIPTORS = 1 << 20
 @click.option("--http-key", metavar="FILE", help="Its private key.  [default: in the certificate's file]")
 @click.option("--archive-dir", metavar="DIR", help="Directory of archived versions.  [default: broadcaster-data]")
 @click.option("--slot-dir", metavar="DIR", help="Shared-memory directory for payloads.  [default: one of its own in /dev/shm]")
+@click.option("--slot-group", metavar="GROUP", help="Group that may use the slot directory, too.  [default: its user alone]")
 @click.option("--memory-budget", metavar="SIZE", help="Memory for all payloads together, such as 512MiB.  [default: 1GiB]")
 @click.option("--max-payload", metavar="SIZE", help="Size of the largest payload.  [default: 64GiB, at most the memory budget]")
 @click.option("--keep", metavar="N", help="Newest transient versions kept per model.  [default: 1000]")
@@ -55,6 +56,7 @@ _DESCRIPTORS = 1 << 20
 @click.option("--node-name", metavar="NAME", help="Name in replies.  [default: the host's, without its domain]")
 @click.option("--debug", is_flag=True, default=None, help="Tell clients tracebacks and paths of errors.")
 @click.option("--insecure", is_flag=True, default=None, help="Allow a host that can be reached over the network.")
+@click.option("--keys-dir", metavar="DIR", help="Directory of keys.  [default: keys, in the archive]")
 @click.option("--advertise", metavar="HOST", help="Host name that clients are told to connect to.")
 @click.option("--config", metavar="FILE", help="TOML file with settings; flags and environment win over it.")
 @click.option("--ready-file", metavar="FILE", help="File that gets the addresses, as JSON, once all of them serve.")
@@ -121,6 +123,7 @@ class Stop:
 
 def _serve(flags: dict[str, Any], file: Path | None, stop: Stop) -> int:
     """Runs until the end, in the supervisor's process and in that of each part."""
+    from broadcaster.cli.keys import key_directory
     from broadcaster.cli.logs import start_logging
     from broadcaster.cli.web import require_http_access
     from broadcaster.config import load_settings
@@ -131,11 +134,12 @@ def _serve(flags: dict[str, Any], file: Path | None, stop: Stop) -> int:
     start_logging(settings.log_level)
     if settings.http_port is not None:
         require_http_access(settings)
+    keys = key_directory(settings)
     ready = ReadyFile(settings.ready_file)
     ready.prepare()
     supervisor = os.getpid()
     slots, own = slot_directory(settings.slot_dir, settings.data_port)
-    parts = [Part("core", lambda tell, told: _core(settings, slots, stop, tell, told.get("core")))]
+    parts = [Part("core", lambda tell, told: _core(settings, slots, keys, stop, tell, told.get("core")))]
     if settings.http_port is not None:
         parts.append(Part("web", lambda tell, told: _web(settings, tell, told)))
     try:
@@ -146,17 +150,21 @@ def _serve(flags: dict[str, Any], file: Path | None, stop: Stop) -> int:
             shutil.rmtree(slots, ignore_errors=True)
 
 
-def _core(settings: Settings, slots: Path, stop: Stop, tell: Tell, before: Facts | None) -> int:
+def _core(settings: Settings, slots: Path, keys: Path | None, stop: Stop, tell: Tell, before: Facts | None) -> int:
     """The life of the core. `before` is what it told in its last one: where it was, it is again."""
     from broadcaster.server.core import Core
+    from broadcaster.slots import share_slot_directory
 
     stop.listen()
-    core = Core(_options(settings, slots, before["ports"] if before else {}))
+    core = Core(_options(settings, slots, keys, before["ports"] if before else {}))
     try:
+        if (group := settings.slot_group_number) is not None:
+            share_slot_directory(core.slot_directory, group)
         stop.stops(core)
+        core.prove_keys()
         tell({"endpoints": core.endpoints, "ports": core.ports, "inside": core.inside})
         if before is None:
-            _announce(settings, core)
+            _announce(settings, core, keys)
         core.run()
         log.info("stopping signal=%s", signal.Signals(stop.signal or 0).name if stop.signal else "none")
     finally:
@@ -178,7 +186,7 @@ def _web(settings: Settings, tell: Tell, told: Mapping[str, Facts]) -> int:
     return serve(web_options(settings, port, told["core"]["inside"]), serving)
 
 
-def _options(settings: Settings, slots: Path, ports: Mapping[str, int]) -> Any:
+def _options(settings: Settings, slots: Path, keys: Path | None, ports: Mapping[str, int]) -> Any:
     from broadcaster.catalog import Retention
     from broadcaster.server.core import CoreOptions
 
@@ -196,11 +204,13 @@ def _options(settings: Settings, slots: Path, ports: Mapping[str, int]) -> Any:
         debug=settings.debug,
         scrub_rate=settings.scrub_rate,
         scrub_period=settings.scrub_period,
+        keys_dir=keys,
     )
 
 
-def _announce(settings: Settings, core: Core) -> None:
+def _announce(settings: Settings, core: Core, keys: Path | None) -> None:
     """Where it serves: a few lines for a person, one event for a machine."""
+    from broadcaster.cli.keys import hint
     from broadcaster.cli.logs import on_terminal
     from broadcaster.config import is_loopback
 
@@ -211,14 +221,15 @@ def _announce(settings: Settings, core: Core) -> None:
         "archive": str(settings.archive_dir.absolute()),
         "slots": str(core.slot_directory.absolute()),
         "budget": f"{core.budget / (1 << 20):g} MiB",
+        **({} if keys is None else {"keys": str(keys)}),
     }
     if on_terminal():
         lines = [f"broadcaster {__version__}", *(f"  {name:8} {value}" for name, value in facts.items())]
-        click.echo("\n".join([*lines, f"connect with: BROADCASTER_URL={url}"]), err=True)
+        click.echo("\n".join([*lines, f"connect with: BROADCASTER_URL={url}{hint(keys)}"]), err=True)
     else:
         fields = "".join(f" {name}=%s" for name in ("version", *facts))
-        log.info(f"connect with: BROADCASTER_URL={url.replace('%', '%%')}{fields}", __version__, *facts.values())
-    if not is_loopback(settings.host):
+        log.info(f"connect with: {f'BROADCASTER_URL={url}{hint(keys)}'.replace('%', '%%')}{fields}", __version__, *facts.values())
+    if keys is None and not is_loopback(settings.host):
         log.warning("INSECURE: everyone who can reach this host may read, write and delete all models host=%s", settings.host)
 
 

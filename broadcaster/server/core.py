@@ -26,8 +26,10 @@ from broadcaster.protocol.errors import BroadcasterError
 from broadcaster.protocol.limits import CHUNK, CONTROL, EAGER, IDLE_UPLOAD, INLINE, PROTOCOL, WINDOW
 from broadcaster.protocol.messages import Hello, Welcome
 from broadcaster.registry import Registry
+from broadcaster.security import Book, KeyDirectory
 from broadcaster.server.answers import Answers, host_name
 from broadcaster.server.channels import Binding, Channels
+from broadcaster.server.door import Door, KeyWatch
 from broadcaster.server.loop import Loop
 from broadcaster.server.requests import Requests
 from broadcaster.server.upkeep import gauges, look_after
@@ -64,6 +66,8 @@ class CoreOptions:
     """Seconds without progress after which an upload is given up."""
     scrub_rate: int = RATE
     scrub_period: float = PERIOD
+    keys_dir: Path | None = None
+    """Where the keys are; None: nobody needs one."""
 
 
 class Core:
@@ -90,7 +94,10 @@ class Core:
             self._closing.append(lambda: shutil.rmtree(directory, ignore_errors=True))
         context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._closing.append(lambda: context.destroy(linger=0))
-        channels = Channels(context, Binding(options.host, options.upload_port, options.push_port, options.data_port, directory))
+        self._door = Door(context, KeyDirectory(options.keys_dir)) if options.keys_dir else None
+        binding = Binding(options.host, options.upload_port, options.push_port, options.data_port, directory)
+        channels = Channels(context, binding, self._door.server_key if self._door else None)
+        self._channels = channels
         self._closing.append(channels.close)
         self.ports, self._ipc = channels.ports, channels.ipc
         if not channels.ipc:
@@ -98,7 +105,7 @@ class Core:
         retention = _fitting(options.retention, directory)
         archive = Archive.open(options.archive_dir.absolute(), now_ms=time.time_ns() // 1_000_000)
         self._closing.append(archive.close)
-        self.loop = Loop(channels)
+        self.loop = Loop(channels, self._door)
         self._closing.append(self.loop.close)
         self._compose(archive, SlotPool(directory, retention.budget), retention, directory)
         _warn_of_disk(directory)
@@ -200,9 +207,28 @@ class Core:
             "slots_lost": rooms.slots.lost_slots,
             "slot_bytes_lost": rooms.slots.lost_bytes,
             "archive_jobs": rooms.writer.pending,
+            "keys_refused": self._door.refused if self._door else 0,
             "changes_waiting": self._requests.waiting,
             **gauges(self._broker, self._upkeep),
         }
+
+    def prove_keys(self) -> None:
+        """Where keys are needed: sees that strangers are turned away, and watches the file of keys from then on. To be called
+        before anybody is told that this serves. Raises ConfigError."""
+        door = self._door
+        if door is None:
+            return
+        door.try_strangers(self.endpoints)
+        watch = KeyWatch(door.keys, door.guard.book, lambda book: self.loop.post(lambda: self._keys_changed(book)))
+        self._closing.append(watch.close)
+        self.loop.watch = watch
+
+    def _keys_changed(self, book: Book) -> None:
+        assert self._door is not None
+        less = self._door.guard.change(book)
+        log.info("keys read again keys=%d cut=%s", len(book.keys), "all" if less else "none")
+        if less:
+            self._channels.cut_connections()
 
     @property
     def budget(self) -> int:

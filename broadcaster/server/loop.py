@@ -32,6 +32,7 @@ from broadcaster.protocol.messages import (
 from broadcaster.protocol.names import EVENTS
 from broadcaster.server.answers import Answers
 from broadcaster.server.channels import Channels
+from broadcaster.server.door import Door, KeyWatch
 from broadcaster.server.peers import Peer
 from broadcaster.server.requests import Requests
 from broadcaster.server.subscribers import Subscribers
@@ -58,8 +59,11 @@ Frames = Sequence[zmq.Frame]
 class Loop:
     """Serves until `stop`. It is the broker's Front: pushes what it is given, and takes posts from other threads."""
 
-    def __init__(self, channels: Channels, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, channels: Channels, door: Door | None = None, clock: Callable[[], float] = time.monotonic) -> None:
         self._channels = channels
+        self._door = door
+        self._guard = door.guard if door else None
+        self.watch: KeyWatch | None = None
         self._clock = clock
         self._posted: deque[Callable[[], None]] = deque()
         self._wake, self._waker = socketpair()
@@ -132,6 +136,8 @@ class Loop:
         for socket, _ in turns:
             poller.register(socket, zmq.POLLIN)
         poller.register(self._wake, zmq.POLLIN)
+        if self._door is not None:
+            poller.register(self._door.socket, zmq.POLLIN)
         tick = self._clock()
         while not self._stopping:
             now = self._clock()
@@ -140,12 +146,16 @@ class Loop:
                 if now >= self._longest_until:
                     self._longest, self._longest_before, self._longest_until = 0.0, self._longest, now + _LONG
                 self._broker.tick(now)
+                if self.watch is not None and not self.watch.alive:
+                    raise RuntimeError("nobody watches the file of keys any more")  # Another life of the core will.
             self._beacons(now)
             deadlines = (self._rooms.beacons.deadline, self._broker.deadline)
             due = min([tick, *(deadline for deadline in deadlines if deadline is not None)])
             began = self._clock()
             ready = dict(poller.poll(max(0, int((due - began) * 1000) + 1)))
             self._note_delay(began, due)
+            if self._door is not None and self._door.socket in ready:
+                self._door.answer()
             for socket, turn in turns:
                 if socket in ready:
                     self._drain(socket, turn)
@@ -217,7 +227,7 @@ class Loop:
             self._chunk(frames, now)
             return
         if len(frames) > 1 and len(frames[1]) == len(Filled.KIND) and frames[1].bytes == Filled.KIND:
-            self._filled(frames[1:], now)
+            self._filled(frames, now)
             return
         routing = [frames[0].bytes]
         peer = Peer(self._channels.upload, routing, self._answers, _NO_ID)
@@ -228,7 +238,10 @@ class Loop:
             peer = Peer(self._channels.upload, routing, self._answers, request_id, upload_id=upload_id, expires=expires)
             if given.get("timing") is True:
                 peer.timing = self._answers.timing()
-            match read_request(frames[1:], given):
+            request = read_request(frames[1:], given)
+            if self._guard is not None:
+                self._guard.check(user_of(frames), request)
+            match request:
                 case Publish() as publish:
                     payload = frames[3] if len(frames) > 3 else zmq.Frame(b"")
                     self._broker.publish(publish, payload.buffer, peer, now, partial(self._forward, payload))
@@ -247,7 +260,9 @@ class Loop:
     def _filled(self, frames: Frames, now: float) -> None:
         """Not answered, whatever it is."""
         try:
-            self._broker.filling.filled(Filled.read(_map_of(frames)), now)
+            filled = Filled.read(_map_of(frames[1:]))
+            if self._guard is None or self._guard.owns(user_of(frames), filled.upload_id):
+                self._broker.filling.filled(filled, now)
         except RemoteProtocolError:
             self._rooms.stats.count("bad_messages")
 
@@ -259,6 +274,9 @@ class Loop:
             if header.length != len(data):
                 raise RemoteProtocolError(reason=f"a chunk of {header.length} bytes came with {len(data)}")
         except RemoteProtocolError:
+            self._rooms.stats.count("bad_messages")
+            return
+        if self._guard is not None and not self._guard.owns(user_of(frames), header.transfer):
             self._rooms.stats.count("bad_messages")
             return
         peer = Peer(self._channels.upload, [frames[0].bytes], self._answers, _NO_ID, upload_id=header.transfer)
@@ -281,7 +299,7 @@ class Loop:
     def _data(self, frames: Frames) -> None:
         now = self._clock()
         if len(frames) > 2 and len(frames[2]) == len(Ack.KIND) and frames[2].bytes == Ack.KIND:
-            self._ack(frames[2:], now)
+            self._ack(frames, now)
             return
         envelope = [frames[0].bytes, b""]
         peer = Peer(self._channels.data, envelope, self._answers, _NO_ID)
@@ -294,14 +312,22 @@ class Loop:
             if given.get("timing") is True:
                 peer.timing = self._answers.timing()
             self._rooms.stats.count("requests")
-            self._requests.answer(read_request(frames[2:], given), peer, now)
+            request = read_request(frames[2:], given)
+            if self._guard is not None:
+                self._guard.check(user_of(frames), request)
+            self._requests.answer(request, peer, now)
         except BroadcasterError as error:
             self._refuse(peer, error)
 
     def _ack(self, frames: Frames, now: float) -> None:
         """Not answered, whatever it is."""
         try:
-            self._broker.acknowledging.ack(Ack.read(_map_of(frames)), now)
+            ack = Ack.read(_map_of(frames[2:]))
+            guard = self._guard
+            if guard is None or guard.may_ack(user_of(frames), ack.subscriber, ack.namespace, ack.model_id):
+                self._broker.acknowledging.ack(ack, now)
+            else:
+                self._rooms.stats.count("acks_dropped")
         except RemoteProtocolError:
             self._rooms.stats.count("bad_messages")
 
@@ -320,6 +346,10 @@ class Loop:
             if added is None:
                 self._rooms.stats.count("subscriptions_refused")
                 return
+            if self._guard is not None and not self._guard.may_subscribe(user_of(frames), *added[0]):
+                # Counted all the same, for its end will be told like that of any other; but nothing is ever sent to it.
+                self._rooms.stats.count("subscriptions_refused")
+                return
             self._channels.push.setsockopt(zmq.SUBSCRIBE, raw[1:])
             if added[1] == EVENTS:
                 self._rooms.beacons.subscribed(added[0], self._clock())
@@ -328,6 +358,14 @@ class Loop:
             left = self._subscribers.remove(raw[1:])
             if left is not None:
                 self._rooms.beacons.unsubscribed(left)
+
+
+def user_of(frames: Frames) -> str:
+    """Who sent this, as the door knows them; empty for nobody that it let in, who may do nothing."""
+    try:
+        return str(frames[0].get("User-Id"))
+    except zmq.ZMQError:
+        return ""
 
 
 def _map_of(frames: Frames) -> dict[str, object]:

@@ -6,8 +6,10 @@ import zmq
 
 from broadcaster.protocol.errors import InvalidRequest
 from broadcaster.protocol.frames import Buffer, ChunkHeader, encode
+from broadcaster.protocol.keyfile import Key
 from broadcaster.protocol.messages import Message
 from broadcaster.protocol.sockets import CLIENT
+from clients._driver.refusal import Handshakes
 
 READABLE = int(zmq.POLLIN)
 NOW = int(zmq.NOBLOCK)
@@ -18,25 +20,34 @@ KINDS = {"upload": zmq.DEALER, "lane": zmq.DEALER, "push": zmq.SUB, "data": zmq.
 
 
 class Channel:
-    """A connected socket. What cannot be sent at once is dropped: every conversation repeats itself."""
+    """A connected socket. What cannot be sent at once is dropped: every conversation repeats itself. Over TCP it shows the `key`
+    that there is; the data channel tells what became of that."""
 
-    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], name: str, address: str) -> None:
+    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], name: str, address: str, key: Key | None = None) -> None:
         self.name = name
         self.address = address
         self.dropped = 0
         """Messages that found no room in the queue."""
         self.socket = context.socket(KINDS[name])
         self._envelope = [b""] if name == "data" else []
+        network = address.startswith("tcp:")
+        self.handshakes = Handshakes(self.socket, key, address) if network and name == "data" else None
         try:
             for option, value in CLIENT[name].items():
                 self.socket.setsockopt(getattr(zmq, option), value)
+            if key is not None and network:
+                self.socket.setsockopt_string(zmq.CURVE_PUBLICKEY, key.public)
+                self.socket.setsockopt_string(zmq.CURVE_SECRETKEY, key.secret)
+                self.socket.setsockopt_string(zmq.CURVE_SERVERKEY, key.server)
             self.socket.connect(address)
         except zmq.ZMQError as error:
-            self.socket.close()
+            self.close()
             raise InvalidRequest(field="url", reason=f"cannot connect to {address}: {error}") from None
 
     def close(self, linger: float = 0.0) -> None:
         """What is queued has `linger` seconds to leave."""
+        if self.handshakes is not None:
+            self.handshakes.close()
         self.socket.close(linger=int(linger * 1000))
 
     # --- sending ---------------------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ import zmq
 
 from broadcaster.protocol import names
 from broadcaster.protocol.errors import (
+    AccessDenied,
     BroadcasterError,
     Closed,
     ForkError,
@@ -26,6 +27,7 @@ from broadcaster.protocol.errors import (
     UnsupportedProtocol,
 )
 from broadcaster.protocol.frames import Buffer, Chunk
+from broadcaster.protocol.keyfile import Key
 from broadcaster.protocol.limits import PROTOCOL, RETRY
 from broadcaster.protocol.messages import Hello, Message, Welcome
 from clients._address import Address
@@ -38,6 +40,7 @@ from clients._driver.conversations import Conversations
 from clients._driver.delivery import Delivery
 from clients._driver.lane import Lane
 from clients._driver.owner import Reader
+from clients._driver.refusal import Handshakes
 from clients._driver.renewing import Renewable, Watch
 from clients._driver.uploading import Upload
 from clients._driver.wakeup import Wakeup
@@ -57,9 +60,10 @@ FOLLOW_TIMEOUT = 5.0
 
 
 class Driver:
-    """Connects to one broadcaster. `name` is told to it; `parse` errors of the address are the caller's."""
+    """Connects to one broadcaster. `name` is told to it; `parse` errors of the address are the caller's. `key` is shown to it
+    over TCP."""
 
-    def __init__(self, address: Address, name: str, slot_dir: str | None = None) -> None:
+    def __init__(self, address: Address, name: str, slot_dir: str | None = None, key: Key | None = None) -> None:
         self.address = address
         self.name = name
         """What the broadcaster calls this client."""
@@ -75,6 +79,11 @@ class Driver:
         """The slots that this client was granted, mapped."""
         self._leases: Leases | None = None
         self._slot_dir = slot_dir
+        self._key = key
+        self.refusal: AccessDenied | None = None
+        """Why the broadcaster turned us away when it was asked last."""
+        self._open_again = math.inf
+        """When the data channel is opened again, after that."""
         self._commands: deque[Command] = deque()
         self._wakeup = Wakeup()
         self._closing = False
@@ -86,7 +95,7 @@ class Driver:
         """Waits for users' commands alone."""
         self._all = Conversations()
         self._channels: dict[str, Channel] = {}
-        self.lane = Lane(lambda: self._address_of("upload"), lambda address: Channel(self._context, "lane", address))
+        self.lane = Lane(lambda: self._address_of("upload"), lambda address: Channel(self._context, "lane", address, key))
         """For small publications."""
         self._watch = Watch()
         self._greeting = False
@@ -276,8 +285,9 @@ class Driver:
             feed.decide()
         self._greeted = now = time.monotonic()
         for name in [name for name in self._channels if name != "data"]:
-            if self._channels[name].address != self._address_of(name):
+            if self.refusal is not None or self._channels[name].address != self._address_of(name):
                 self._reconnect(name)
+        self.refusal = None
         if before is not None and before.epoch != welcome.epoch:
             log.info("restarted address=%s epoch=%d", self.address.data, welcome.epoch)
             for feed in self._all.followers:
@@ -287,7 +297,9 @@ class Driver:
 
     def _look_for_slots(self, welcome: Welcome) -> None:
         """Whether the broadcaster is on this host, and its slots can be used here."""
-        path, token = self._slot_dir or welcome.slot_dir, welcome.host_token
+        # The ipc sockets lie in the slot directory, wherever that is mounted here; and who named it meant it.
+        named = self._slot_dir or self.address.directory
+        path, token = named or welcome.slot_dir, welcome.host_token
         if self.slots is not None and token == self.slots.token:
             return
         self.grants.sweep(None)
@@ -296,7 +308,7 @@ class Driver:
             self.no_slots = "the broadcaster offers no slots"
             return
         try:
-            self.slots = SlotDirectory(path, token, trusted=self._slot_dir is not None)
+            self.slots = SlotDirectory(path, token, trusted=bool(named))
         except SlotsUnusable as error:
             self.no_slots = str(error)
 
@@ -305,6 +317,29 @@ class Driver:
             return self.address.data
         assert self.welcome is not None, "the data channel is asked first"
         return self.address.of(name, self.welcome.endpoints, self.welcome.host)
+
+    @property
+    def _handshakes(self) -> Handshakes | None:
+        return self._channels["data"].handshakes if "data" in self._channels else None
+
+    def _turned_away(self, handshakes: Handshakes, now: float) -> None:
+        """A handshake failed. Whoever waits is told if that was about keys; who follows a model waits on, for a key may come."""
+        denied, over = handshakes.read()
+        if over:
+            self._open_again = now + RETRY  # libzmq does not try again by itself.
+        self.refusal = denied or self.refusal
+        if denied is None or not over:
+            return
+        if self.welcome is not None:
+            log.warning("turned away address=%s reason=%s", self.address.data, denied.facts["reason"])
+        for owner in list(self._all.owners.values()):
+            if owner is not self._watch and owner not in self._all.followers:
+                self._all.turn(owner, lambda owner=owner: owner.fail(AccessDenied(**denied.facts)))  # type: ignore[misc]
+
+    def _open_data_again(self) -> None:
+        self._open_again = math.inf
+        self._close_channel("data")
+        self._channel("data")
 
     def _reconnect(self, name: str) -> None:
         self._close_channel(name)
@@ -318,13 +353,17 @@ class Driver:
     def _channel(self, name: str) -> Channel:
         found = self._channels.get(name)
         if found is None:
-            found = self._channels[name] = Channel(self._context, name, self._address_of(name))
+            found = self._channels[name] = Channel(self._context, name, self._address_of(name), self._key)
             self._poller.register(found.socket, zmq.POLLIN)
+            if found.handshakes is not None:
+                self._poller.register(found.handshakes.socket, zmq.POLLIN)
         return found
 
     def _close_channel(self, name: str) -> None:
         channel = self._channels.pop(name)
         self._poller.unregister(channel.socket)
+        if channel.handshakes is not None:
+            self._poller.unregister(channel.handshakes.socket)
         channel.close()
 
     # --- the loop ----------------------------------------------------------------------------------------------------
@@ -363,6 +402,10 @@ class Driver:
             if channel.socket in ready:
                 self._all.receive(channel)
         now = time.monotonic()
+        if self._handshakes is not None and self._handshakes.socket in ready:
+            self._turned_away(self._handshakes, now)
+        if now >= self._open_again:
+            self._open_data_again()
         for _ in range(len(self._commands)):
             self._all.moved = True
             self._commands.popleft()(now)
@@ -375,8 +418,8 @@ class Driver:
             self._all.moved = False
             deadlines = [deadline for owner in self._all.owners.values() if (deadline := owner.deadline) is not None]
             self._look_at = min(deadlines, default=math.inf)
-        self._sleeps_until = self._look_at
-        if self._look_at == math.inf:
+        self._sleeps_until = min(self._look_at, self._open_again)
+        if self._sleeps_until == math.inf:
             return None
         return max(0, int((self._sleeps_until - time.monotonic()) * 1000) + 1)
 

@@ -42,7 +42,7 @@ def test_serve_says_where_it_listens_as_json_when_nobody_reads_along(broadcaster
 
 
 def test_serve_tells_all_mistakes_of_its_flags_in_one_line() -> None:
-    said = refused(command("serve", "--upload-port", "x", "--host", "0.0.0.0", "--keep", "0", "--memory-budget", "5q"), 2)
+    said = refused(command("serve", "--upload-port", "x", "--host", "", "--keep", "0", "--memory-budget", "5q"), 2)
     assert all(f"{name}: " in said for name in ("upload-port", "host", "keep", "memory-budget"))
 
 

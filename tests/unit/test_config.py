@@ -83,7 +83,7 @@ WRONG = {
     "keep": {"keep": "0"},
     "keep-large": {"keep_large": "many"},
     "expiry": {"expiry": "nan"},
-    "host": {"host": "0.0.0.0"},
+    "host": {"host": ""},
     "log-level": {"log_level": "loud"},
     "advertise": {"advertise": ""},
 }
@@ -103,9 +103,9 @@ def test_all_mistakes_of_all_sources_are_told_at_once(tmp_path: Path, monkeypatc
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.1", "learner.example", "*"])
-def test_a_host_that_the_network_reaches_needs_the_word_insecure(host: str) -> None:
-    assert "--insecure" in refusal({"host": host})
-    assert load_settings({"host": host, "insecure": True}).host == host.replace("*", "0.0.0.0")
+def test_a_host_that_the_network_reaches_is_none_of_loopback(host: str) -> None:
+    settings = load_settings({"host": host})
+    assert settings.host == host.replace("*", "0.0.0.0") and not is_loopback(settings.host)
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.9.9.9", "::1", "localhost"])
