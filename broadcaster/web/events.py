@@ -36,16 +36,18 @@ class Gap:
 
 @dataclass(slots=True, eq=False)
 class Listener:
-    """One reader. `queue` gets what is new; who does not read it is cut off."""
+    """One reader. `queue` gets what is new; who does not read it is cut off: its task, which waits for it, ends."""
 
     queue: asyncio.Queue[Event | Gap | None] = field(default_factory=lambda: asyncio.Queue(QUEUED + 1))
+    task: asyncio.Task[object] | None = field(default_factory=asyncio.current_task)
     cut: bool = False
 
     def tell(self, news: Event | Gap) -> None:
         if not self.cut:
             if self.queue.qsize() >= QUEUED:
                 self.cut = True
-                self.queue.put_nowait(None)
+                if self.task is not None:
+                    self.task.cancel()
             else:
                 self.queue.put_nowait(news)
 

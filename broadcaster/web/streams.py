@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections import deque
 from collections.abc import AsyncIterator
 from concurrent.futures import Future
@@ -35,21 +34,26 @@ class Stream(Response):
         self._empty = empty
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        gone = asyncio.create_task(_until_gone(receive))
+        gone, sending = asyncio.create_task(_until_gone(receive)), asyncio.create_task(self._send(send))
         try:
-            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-            if not self._empty:
-                async for part in self._body:
-                    if gone.done():
-                        return
-                    data = part.encode() if isinstance(part, str) else part
-                    await send({"type": "http.response.body", "body": data, "more_body": True})
-            await send({"type": "http.response.body", "body": b"", "more_body": False})
+            await asyncio.wait([gone, sending], return_when=asyncio.FIRST_COMPLETED)
+            if sending.done() and not sending.cancelled():
+                sending.result()
         finally:
-            gone.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await gone
+            for task in (gone, sending):
+                task.cancel()
+            await asyncio.wait([gone, sending])
+            if sending.done() and not sending.cancelled():
+                sending.exception()
             await self._body.aclose()  # type: ignore[attr-defined]
+
+    async def _send(self, send: Send) -> None:
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        if not self._empty:
+            async for part in self._body:
+                data = part.encode() if isinstance(part, str) else part
+                await send({"type": "http.response.body", "body": data, "more_body": True})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
 async def _until_gone(receive: Receive) -> None:
