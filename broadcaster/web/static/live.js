@@ -156,7 +156,8 @@ export class Live {
     this.known = first === 0 && epoch !== undefined ? 0 : Infinity;
     this.events = new Events(this.namespace, epoch === undefined ? null : `${epoch}.${first}`, {
       open: () => {
-        this.streaming = true;
+        if (!this.streamed) this.missed(); // What was asked for until now may be older than where the stream begins.
+        this.streaming = this.streamed = true;
         this.soon();
       },
       lost: () => {
@@ -166,8 +167,7 @@ export class Live {
       },
       gap: () => {
         this.known = Date.now();
-        this.loaded = false;
-        this.tell(null);
+        this.missed();
       },
       event: (event) => this.take(event),
     });
@@ -196,6 +196,12 @@ export class Live {
       this.tell(event);
     }
     this.changed();
+  }
+
+  // Events that were not told: all is asked for again.
+  missed() {
+    this.loaded = false;
+    this.tell(null);
   }
 
   tell(event) {

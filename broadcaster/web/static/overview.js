@@ -130,7 +130,7 @@ export class Overview {
     const { live } = this;
     const found = live.stats?.quantiles?.visible_seconds;
     if (found?.count) this.visible.set([...split(lasting(found.p50_seconds)), `p99 ${lasting(found.p99_seconds)}`], "Median and p99, from announced to verified by an actor", "aside");
-    else this.visible.set([NONE, ""], live.stats ? "No actor took a version in the last minute" : "");
+    else this.visible.set([NONE, ""], live.stats ? "No actor took a new version lately" : "");
     const now = axis.to;
     this.visible.chart.draw({ ...axis, lines: [{ points: live.series.p50.within(now), fill: true }, { points: live.series.p99.within(now) }] });
   }
