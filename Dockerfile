@@ -28,14 +28,13 @@ COPY --from=install /opt/broadcaster /opt/broadcaster
 # /data takes any user of `docker run --user` where a new volume is mounted on it; a directory of the host keeps its own owner.
 RUN mkdir /data /slots && chmod 1777 /data && chown 10001:10001 /slots && chmod 0770 /slots
 
-# Inside, all interfaces: which ports of them are reached from outside is what -p says.
+# Inside, all interfaces: which ports of them are reached from outside is what -p says. The first start makes a key and a token.
 ENV PATH=/opt/broadcaster/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \
     HOME=/data \
     BROADCASTER_HOST=0.0.0.0 \
     BROADCASTER_HTTP_HOST=0.0.0.0 \
-    BROADCASTER_INSECURE=1 \
     BROADCASTER_ARCHIVE_DIR=/data \
     BROADCASTER_SLOT_DIR=/dev/shm/broadcaster \
     BROADCASTER_URL=ipc:///dev/shm/broadcaster/data.sock

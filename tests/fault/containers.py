@@ -55,10 +55,10 @@ class Containers:
         assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
         return ""
 
-    def memory(self) -> str:
+    def memory(self, owner: str = "uid=10001,gid=10001,mode=0770") -> str:
         """A volume in memory that several containers can share, as compose.yaml has it."""
         name = f"{self._prefix}{len(self._volumes)}"
-        options = ("type=tmpfs", "device=tmpfs", "o=uid=10001,gid=10001,mode=0770")
+        options = ("type=tmpfs", "device=tmpfs", f"o={owner}")
         self._call("volume", "create", *(word for option in options for word in ("--opt", option)), name)
         self._volumes.append(name)
         return name
@@ -98,7 +98,7 @@ class Containers:
     def close(self) -> None:
         for name in self._names:
             print(f"--- {name} ---\n{self.logs(name)[-4000:]}")
-            self._call("rm", "--force", name, check=False)
+            self._call("rm", "--force", "--volumes", name, check=False)
         for name in self._volumes:
             self._call("volume", "rm", "--force", name, check=False)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import threading
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 
 from clients import connect
-from tests.bare_peer import BarePeer
+from tests.bare_peer import BarePeer, wait_until
 from tests.broadcaster_process import BroadcasterProcess
 from tests.integration.commands import command, refused
 
@@ -28,7 +29,8 @@ def test_what_is_quiet_is_drained_though_a_learner_holds_its_next_slot(broadcast
     with connect(broadcaster.url) as client:
         publisher = client.publisher("quiet")
         for _ in range(3):
-            publisher.publish(np.zeros(1 << 18, np.float32), archived=True)
+            publisher.publish(np.zeros(1 << 18, np.float32))
+        wait_until(lambda: client.registry.stats()["memory_uploads"] > 0, "a slot is granted ahead")
         done = command("drain", "--quiet", "0.3", "--timeout", "20", "--json", url=broadcaster.url)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["drained"] is True
@@ -66,6 +68,17 @@ def test_an_upload_on_its_way_is_waited_for(broadcaster: BroadcasterProcess) -> 
 def test_who_is_ready_says_so(broadcaster: BroadcasterProcess) -> None:
     done = command("healthcheck", "--http-url", broadcaster.ready["http"])
     assert (done.returncode, done.stdout) == (0, "ready\n"), done.stderr
+
+
+def test_a_core_that_does_not_answer_is_not_ready(broadcaster: BroadcasterProcess) -> None:
+    core = broadcaster.pids[1]
+    os.kill(core, signal.SIGSTOP)
+    try:
+        done = command("healthcheck", "--http-url", broadcaster.ready["http"])
+    finally:
+        os.kill(core, signal.SIGCONT)
+    assert (done.returncode, done.stdout) == (1, "not ready\n"), done.stderr
+    assert done.stderr.startswith("core: ")
 
 
 def test_the_checks_are_named(broadcaster: BroadcasterProcess) -> None:

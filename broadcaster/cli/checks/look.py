@@ -199,14 +199,14 @@ def port(host: str, number: int) -> Port:
 
 
 def _keys(settings: Settings) -> Iterator[KeyFile]:
-    folder = settings.archive_dir.absolute() / "keys"
+    folder = settings.key_directory.absolute()
     files = {settings.token_file.absolute(), *((settings.http_key.absolute(),) if settings.http_key else ())}
     with contextlib.suppress(OSError):
         files |= set(folder.iterdir())
     for path in (folder, *sorted(files)):
         with contextlib.suppress(OSError):
             found = path.lstat()
-            if not path.name.endswith(".pub"):
+            if not path.name.startswith("."):
                 ours = found.st_uid in (os.getuid(), 0)
                 yield KeyFile(path, stat.S_IMODE(found.st_mode), ours, directory=stat.S_ISDIR(found.st_mode))
 

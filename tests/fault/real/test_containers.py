@@ -64,6 +64,20 @@ def test_weights_pass_between_containers_through_shared_memory(containers: Conta
     assert re.search(r'"chunks_pushed": 0[.,]', stats), stats
 
 
+def test_a_learner_of_another_user_shares_by_group(containers: Containers) -> None:
+    """In a volume that is root's, as Kubernetes makes it: the broadcaster has a directory below, and lets its group in."""
+    slots = containers.memory("uid=0,gid=10001,mode=2777")
+    url = ["--env", "BROADCASTER_URL=ipc:///slots/broadcaster/data.sock", "--volume", f"{slots}:/slots"]
+    options = [*url, "--env", "BROADCASTER_SLOT_DIR=/slots/broadcaster", "--env", "BROADCASTER_SLOT_GROUP=10001"]
+    name = containers.run("broadcaster", options=[*options, "--tmpfs", "/data:mode=1777"])
+    containers.ready(name)
+    other = [*url, "--user", "20002:10001", "--volume", f"{ROOT / 'examples'}:/examples:ro", "--entrypoint", "python"]
+    containers.run("learner", "/examples/learner.py", "--megabytes", "1", "--every", "0.1", options=other)
+    actor = containers.run("actor", "/examples/actor.py", "--until", "5", options=other)
+    assert containers.exit_code(actor) == 0
+    assert containers.logs(actor).splitlines()[-1].endswith("delivery=shared")
+
+
 def test_a_restarted_broadcaster_is_found_again_by_containers_that_go_on(containers: Containers) -> None:
     slots = containers.memory()
     broadcaster = sidecar(containers, slots)
@@ -89,6 +103,33 @@ def test_the_one_line_serves_any_user_and_its_archive_stays(containers: Containe
     containers.start(name)
     containers.ready(name)
     assert '"number": 1' in containers.exec(name, "broadcaster", "versions", "m", "--json").stdout
+
+
+def test_the_first_start_makes_a_key_and_a_token_and_tells_where_not_what(containers: Containers, tmp_path: Path) -> None:
+    tmp_path.chmod(0o777)
+    name = containers.run("one", options=["--user", "12345:54321", "--shm-size", "256m", "--volume", f"{tmp_path}:/data"])
+    containers.ready(name)
+    secrets = {file: (tmp_path / "keys" / file).read_text() for file in ("admin.key", "server.key", "admin.token")}
+    assert containers.stop(name) == 0
+    containers.start(name)
+    containers.ready(name)
+    assert {file: (tmp_path / "keys" / file).read_text() for file in secrets} == secrets
+    said = containers.logs(name)
+    assert "/data/keys/admin.key" in said and "/data/keys/admin.token" in said and "BROADCASTER_URL=" in said
+    assert "INSECURE" not in said
+    assert [
+        word for text in secrets.values() for word in text.replace('"', " ").split() if len(word) >= 40 and word in said
+    ] == []
+    assert '"level": "problem"' not in containers.exec(name, "broadcaster", "doctor", "--json").stdout
+
+
+def test_insecure_opens_it_and_says_so(containers: Containers) -> None:
+    options = ["--env", "BROADCASTER_INSECURE=1", "--shm-size", "256m", "--tmpfs", "/data:mode=1777"]
+    name = containers.run("one", options=options)
+    containers.ready(name)
+    assert "INSECURE" in containers.logs(name)
+    assert containers.exec(name, "env", "BROADCASTER_URL=tcp://127.0.0.1:5552", "broadcaster", "models").returncode == 0
+    assert containers.exec(name, "ls", "/data").stdout.split().count("keys") == 0
 
 
 def test_process_1_starts_what_was_killed_again_and_buries_it(containers: Containers) -> None:
