@@ -14,9 +14,15 @@ Told = dict[str, Any]
 
 async def models(asked: Asked) -> Told:
     """A page of models in order of name; those that the token does not cover are left out."""
-    page, following = await answer(asked.house.link.calls(asked.namespace).models(asked.text("after"), asked.limit))
-    covered = [model for model in page if asked.grant.allows(model.namespace, model.model_id)]
-    return {"models": [of_model(model) for model in covered], "next": following}
+    calls, after, grant = asked.house.link.calls(asked.namespace), asked.text("after"), asked.grant
+    while True:
+        page, after = await answer(calls.models(after, asked.limit))
+        covered = [model for model in page if grant.allows(model.namespace, model.model_id)]
+        if covered or after is None:
+            break
+    if after is not None and not grant.covers_all:
+        after = covered[-1].model_id  # The name of the last one that was looked at is not for this token.
+    return {"models": [of_model(model) for model in covered], "next": after}
 
 
 async def model(asked: Asked) -> Told:

@@ -101,6 +101,7 @@ def test_a_wrong_token_is_no_token(guarded: tuple[BroadcasterProcess, dict[str, 
 def test_a_token_for_some_models_sees_no_others(guarded: tuple[BroadcasterProcess, dict[str, str]], web: httpx.Client) -> None:
     limited = bearer(guarded[1]["limited"])
     assert [model["model_id"] for model in web.get("/v1/models", headers=limited).json()["models"]] == ["policy"]
+    assert web.get("/v1/models?limit=1&after=policy", headers=limited).json() == {"models": [], "next": None}
     assert web.get("/v1/models/policy/versions/1/data", headers=limited).content == b"weights"
     for path in ("/v1/models/value", "/v1/models/value/versions", "/v1/models/value/versions/1/data", "/v1/events?model=value"):
         assert web.get(path, headers=limited).status_code == 403, path
