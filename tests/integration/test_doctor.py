@@ -84,11 +84,11 @@ def test_an_address_that_is_not_of_this_machine_is_a_problem() -> None:
 def test_loose_keys_are_a_problem(tmp_path: Path) -> None:
     keys = tmp_path / "archive" / "keys"
     keys.mkdir(parents=True, mode=0o700)
-    (keys / "http-tokens.toml").write_text("")
-    (keys / "http-tokens.toml").chmod(0o640)
+    (keys / "admin.token").write_text("")
+    (keys / "admin.token").chmod(0o640)
     found = examined(tmp_path)
     assert found["keys"]["level"] == "problem" and "chmod 0600" in found["keys"]["remedy"]
-    (keys / "http-tokens.toml").chmod(0o600)
+    (keys / "admin.token").chmod(0o600)
     assert examined(tmp_path)["keys"]["level"] == "ok"
 
 

@@ -27,7 +27,7 @@ GOOD = Surroundings(
     memory_limit=4 * GiB,
     ports={"data": ("127.0.0.1", 5552, "free"), "http": ("127.0.0.1", 5553, "free")},
     keys=(
-        KeyFile(Path("/data/keys"), 0o700, ours=True, directory=True),
+        KeyFile(Path("/data/keys"), 0o700, ours=True, directory=True, secret=False),
         KeyFile(Path("/data/keys/broadcaster"), 0o600, ours=True),
     ),
 )
@@ -83,8 +83,14 @@ FAULTS: dict[str, tuple[str, Level, dict[str, Any], str]] = {  # what is wrong: 
     "a directory of keys that others write": (
         "keys",
         Level.PROBLEM,
-        {"keys": (KeyFile(Path("/data/keys"), 0o777, ours=True, directory=True),)},
+        {"keys": (KeyFile(Path("/data/keys"), 0o777, ours=True, directory=True, secret=False),)},
         "chmod 0700 /data/keys",
+    ),
+    "a book of keys that others write": (
+        "keys",
+        Level.PROBLEM,
+        {"keys": (KeyFile(Path("/data/keys/keys.toml"), 0o664, ours=True, secret=False),)},
+        "chmod 0600 /data/keys/keys.toml",
     ),
     "another user's key": ("keys", Level.WARNING, {"keys": (KeyFile(Path("/k"), 0o600, ours=False),)}, "chown"),
     "an open door": ("access", Level.WARNING, {"open_to": ("0.0.0.0",)}, "--insecure"),
@@ -101,6 +107,11 @@ def test_a_fault_is_found_with_what_to_do_about_it(fault: str) -> None:
 
 def test_every_check_has_a_planted_fault() -> None:
     assert {finding.check for finding in examine(GOOD)} == {check for check, *_ in FAULTS.values()}
+
+
+def test_what_is_no_secret_may_be_read() -> None:
+    book = KeyFile(Path("/data/keys/keys.toml"), 0o644, ours=True, secret=False)
+    assert found("keys", keys=(book,)).level is Level.OK
 
 
 def test_a_broadcaster_that_serves_on_its_ports_is_no_fault() -> None:

@@ -61,7 +61,7 @@ def memory(found: Surroundings) -> Finding:
 
 
 def keys(found: Surroundings) -> Finding:
-    loose = [key for key in found.keys if key.mode & (0o022 if key.directory else 0o077)]
+    loose = [key for key in found.keys if key.mode & (0o077 if key.secret else 0o022)]
     if loose:
         told = ", ".join(f"{key.path} is {key.mode:04o}" for key in loose)
         commands = "; ".join(f"chmod {'0700' if key.directory else '0600'} {key.path}" for key in loose)

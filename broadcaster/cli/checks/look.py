@@ -207,8 +207,9 @@ def _keys(settings: Settings) -> Iterator[KeyFile]:
         with contextlib.suppress(OSError):
             found = path.lstat()
             if not path.name.startswith("."):
-                ours = found.st_uid in (os.getuid(), 0)
-                yield KeyFile(path, stat.S_IMODE(found.st_mode), ours, directory=stat.S_ISDIR(found.st_mode))
+                ours, directory = found.st_uid in (os.getuid(), 0), stat.S_ISDIR(found.st_mode)
+                secret = not directory and path.suffix != ".toml"  # Those hold what is public, and hashes.
+                yield KeyFile(path, stat.S_IMODE(found.st_mode), ours, directory, secret)
 
 
 def _open_to(settings: Settings) -> Iterator[str]:

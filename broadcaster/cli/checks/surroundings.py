@@ -32,12 +32,13 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class KeyFile:
-    """A file with secrets in it, or the directory of such files."""
+    """A file of keys or tokens, or the directory of such files. Who may read what is not `secret` is all the same."""
 
     path: Path
     mode: int
     ours: bool
     directory: bool = False
+    secret: bool = True
 
 
 @dataclass(frozen=True, slots=True)
