@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from broadcaster import __version__
+from broadcaster.cli.alias import alias
 from broadcaster.cli.backup import backup, restore
 from broadcaster.cli.command import Group
 from broadcaster.cli.demo import demo
@@ -47,6 +48,7 @@ for command in (
     versions,
     search,
     describe,
+    alias,
     subscribers,
     archive,
     delete,
