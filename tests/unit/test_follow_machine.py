@@ -439,6 +439,21 @@ def test_what_comes_out_is_not_lost_because_the_next_one_finds_no_memory() -> No
     assert every.get(state(0, 1, version(9), epoch=2)) == [] and every.get(other(1, epoch=2))[0] == Hole(8)
 
 
+def test_what_gave_way_to_a_version_for_which_there_is_no_memory_is_read_again() -> None:
+    size = 10 * CHUNK
+    desk = following(newest=version(6, 9))
+    desk.get(published(11, 7, size=size))
+    desk.pool.full = True
+    with pytest.raises(NoSpace):
+        desk.push(T2, 8, 0, size=size)
+    desk.pool.full = False
+    asked = desk.wait(RETRY)
+    assert len(asked) == 1 and isinstance(asked[0], Follow)
+    question = int.from_bytes(asked[0].request_id, "big")
+    out = desk.get(state(question, 11, version(7, size)))
+    assert [one.number for one in out if isinstance(one, Read)] == [7] * len(out) and out
+
+
 def test_a_small_newer_version_overtakes_the_one_that_is_being_read() -> None:
     desk = following()
     desk.get(published(11, 7))

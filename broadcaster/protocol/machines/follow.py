@@ -224,7 +224,13 @@ class Follower:
             self._drop()
         incoming = self._incoming
         if incoming is None:
-            incoming = _Incoming(Assembly(self._pool.lend(header.size)), key, now, begun=now)
+            try:
+                buffer = self._pool.lend(header.size)
+            except NoSpace:
+                if self._target is not None and self._ask_at is None:
+                    self._ask_later(now)  # Nothing may come of this one, and then nobody would read what gave way for it.
+                raise
+            incoming = _Incoming(Assembly(buffer), key, now, begun=now)
             self._incoming = incoming
         if incoming.key != key:
             return None
