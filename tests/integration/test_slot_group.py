@@ -22,7 +22,7 @@ from clients import codec, connect
 codec.LayoutCache()  # What is not loaded by now cannot be: the interpreter may lie where only root can read.
 import clients.codec.numpy, clients.codec.tensors, zmq.sugar
 os.setgroups([]), os.setgid(int(sys.argv[2])), os.setuid(int(sys.argv[3]))
-with connect(sys.argv[1]) as client:
+with connect(sys.argv[1], timeout=float(sys.argv[4])) as client:
     subscriber = client.subscriber("shared")
     publisher = client.publisher("shared")
     for value in (1, 2, 3):
@@ -35,16 +35,16 @@ with connect(sys.argv[1]) as client:
 as_root = pytest.mark.skipif(os.getuid() != 0, reason="only root can be other users")
 
 
-@pytest.fixture
-def broadcaster(tmp_path: Path) -> Iterator[BroadcasterProcess]:
-    with BroadcasterProcess(tmp_path, options=["--slot-group", str(GROUP)]) as process:
+@pytest.fixture(scope="module")
+def broadcaster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BroadcasterProcess]:
+    with BroadcasterProcess(tmp_path_factory.mktemp("broadcaster"), options=["--slot-group", str(GROUP)]) as process:
         yield process
 
 
-def act_as(group: int, url: str) -> subprocess.CompletedProcess[str]:
+def act_as(group: int, url: str, *, patience: float = 10.0) -> subprocess.CompletedProcess[str]:
     """The program, run by a user who is nobody else and member of `group` alone."""
     return subprocess.run(
-        [sys.executable, "-c", PROGRAM, url, str(group), str(STRANGER)],
+        [sys.executable, "-c", PROGRAM, url, str(group), str(STRANGER), str(patience)],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -63,7 +63,7 @@ def test_a_member_publishes_and_follows_through_shared_memory(broadcaster: Broad
 
 @as_root
 def test_who_is_no_member_does_not_get_in(broadcaster: BroadcasterProcess) -> None:
-    done = act_as(GROUP + 1, broadcaster.ipc_url)
+    done = act_as(GROUP + 1, broadcaster.ipc_url, patience=1.0)
     assert done.returncode != 0 and "NoBroadcaster" in done.stderr, done.stdout
 
 
