@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any, Generic, TypeVar
 
 from broadcaster.protocol.errors import BroadcasterError, Busy, RemoteProtocolError, RequestTimeout
+from broadcaster.protocol.frames import ChunkHeader
 from broadcaster.protocol.limits import RETRY
 from broadcaster.protocol.messages import Error, Message, Request
 from clients._driver import futures
@@ -24,13 +25,14 @@ def left(deadline: float, now: float) -> int:
 class Ask(Generic[T]):
     """Asks, and asks again with the same id while no answer comes; ends by its deadline.
 
-    `turn` makes the future's value of the answer. `request` is the question without its id.
+    `turn` makes the future's value of the answer. `request` is the question without its id, `answer` what answers it: None for
+    bytes, which `wants` and `put` take.
     """
 
     def __init__(
         self,
         request: Callable[[bytes], Request],
-        answer: type[Message],
+        answer: type[Message] | None,
         turn: Callable[[Any], T],
         send: Send,
         deadline: float,
@@ -61,7 +63,7 @@ class Ask(Generic[T]):
     def receive(self, message: Message, payload: bytes | None, now: float) -> None:
         if isinstance(message, Error):
             self._refused(message.to_raise(), now)
-        elif isinstance(message, self._answer):
+        elif self._answer is not None and isinstance(message, self._answer):
             self.over = True
             try:
                 futures.fulfil(self.future, self._turn(message))
@@ -91,8 +93,8 @@ class Ask(Generic[T]):
         self.over = True
         futures.fail(self.future, error)
 
-    def wants(self, header: object) -> bool:
+    def wants(self, header: ChunkHeader) -> bool:
         return False
 
-    def put(self, header: object, data: memoryview, now: float) -> None:
+    def put(self, header: ChunkHeader, data: memoryview, now: float) -> None:
         raise AssertionError("a question wants no bytes")
