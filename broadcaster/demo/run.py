@@ -69,8 +69,9 @@ class Stop:
         self._signal = number
 
 
-def run(options: Options, look: Look | None = None) -> Result:
-    """Trains as `options` say, and returns how it ended; `look` is called a few times a second meanwhile.
+def run(options: Options, look: Look | None = None, pages: Callable[[str], None] | None = None) -> Result:
+    """Trains as `options` say, and returns how it ended; `look` is called a few times a second meanwhile. With `pages` the
+    broadcaster has a dashboard, and `pages` is told its address before the training begins.
 
     No process it started is left when it returns or raises. Raises ConfigError, MissingDependency, DirectoryUnusable, ChildDied,
     RequestTimeout, and what `Stop.check` says.
@@ -82,7 +83,10 @@ def run(options: Options, look: Look | None = None) -> Result:
     with Stop().listening() as stop, _sockets() as sockets, Family(directory) as family:
         desk = ReportDesk(zmq.Context.instance(), f"{sockets}/reports")
         try:
-            url = _start_broadcaster(family, directory, stop)
+            addresses = _start_broadcaster(family, directory, stop, http="off" if pages is None else "0")
+            url = addresses["data"]
+            if pages is not None:
+                pages(addresses["http"])
             until = tally.started + options.seconds
             _start_training(family, options, url, sockets, until)
             _follow(family, desk, tally, stop, until, look)
@@ -108,7 +112,7 @@ def main(options: Options, *, as_json: bool) -> int:
     """
     screen = Console(stderr=as_json)
     try:
-        result = _run_on(screen, options) if screen.is_terminal or not as_json else run(options)
+        result = _run_on(screen, options, dashboard=not as_json) if screen.is_terminal or not as_json else run(options)
     except KeyboardInterrupt:
         print("ended by Ctrl-C: no process is left", file=sys.stderr)
         return 128 + signal.SIGINT
@@ -122,13 +126,13 @@ def main(options: Options, *, as_json: bool) -> int:
     return 0
 
 
-def _run_on(screen: Console, options: Options) -> Result:
+def _run_on(screen: Console, options: Options, *, dashboard: bool) -> Result:
     with Live(console=screen, auto_refresh=False) as live:
 
         def look(tally: Tally, now: float) -> None:
             live.update(picture(tally, now, options.seconds, options.seed), refresh=screen.is_terminal)
 
-        result = run(options, look)
+        result = run(options, look, (lambda address: screen.print(f"dashboard: {address}/")) if dashboard else None)
     if not screen.is_terminal:
         screen.print()  # Live has printed the last picture, once, and left the line open.
     return result
@@ -163,10 +167,10 @@ def _sockets() -> Iterator[str]:
         yield f"ipc://{directory}"
 
 
-def _start_broadcaster(family: Family, directory: Path, stop: Stop) -> str:
-    """Starts a broadcaster on free ports and returns its address when it serves."""
+def _start_broadcaster(family: Family, directory: Path, stop: Stop, *, http: str) -> dict[str, str]:
+    """Starts a broadcaster on free ports and returns its addresses, by channel, when it serves."""
     ready = directory / "ready.json"
-    ports = [text for channel in ("upload", "push", "data") for text in (f"--{channel}-port", "0")] + ["--http-port", "off"]
+    ports = [text for channel in ("upload", "push", "data") for text in (f"--{channel}-port", "0")] + ["--http-port", http]
     family.start(
         "broadcaster",
         "-m",
@@ -185,8 +189,8 @@ def _start_broadcaster(family: Family, directory: Path, stop: Stop) -> str:
         if time.monotonic() > deadline:
             raise RequestTimeout(what="the start of the broadcaster", timeout=START_WITHIN)
         time.sleep(0.02)
-    address: str = json.loads(ready.read_text())["data"]
-    return address
+    addresses: dict[str, str] = json.loads(ready.read_text())
+    return addresses
 
 
 def _start_training(family: Family, options: Options, url: str, sockets: str, until: float) -> None:

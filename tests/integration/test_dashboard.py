@@ -187,6 +187,9 @@ def test_a_model_has_a_plot_over_its_versions_and_what_is_written_of_them_is_tex
         "[...document.querySelectorAll('tbody tr')].find((row) => row.innerText.startsWith('3')).querySelector('a').href"
     )
     assert httpx.get(link).content == b"weights" * 20_000
+    refused = "(() => { try { document.body.innerHTML = '<p>'; } catch (refused) { return refused.name; } })()"
+    assert page.value(refused) == "TypeError", "text may not become markup"
+    page.complaints.clear()  # That was complained of.
     assert (
         page.value("document.querySelectorAll('main script, main img').length") == 0 and page.value("document.title") != "taken"
     )
