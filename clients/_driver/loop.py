@@ -340,6 +340,8 @@ class Driver:
         self._open_again = math.inf
         self._close_channel("data")
         self._channel("data")
+        self._greeted = 0.0
+        self._greet(time.monotonic())  # Its answer opens the other channels again.
 
     def _reconnect(self, name: str) -> None:
         self._close_channel(name)

@@ -19,8 +19,9 @@ NEEDED = (
 UNWANTED = "the broadcaster there has no keys: connect without one"
 ANOTHER = (
     "the broadcaster there hung up: the key file is for a broadcaster with another public key, "
-    "or the broadcaster was replaced and its clients' files were not"
+    "the broadcaster was replaced and its clients' files were not, or it has no keys"
 )
+HUNG_UP = f"what is there hung up, which a broadcaster does that wants a key: {NEEDED}"
 
 
 class Handshakes:
@@ -49,7 +50,7 @@ class Handshakes:
         if event == int(zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL):
             mismatch = value == int(zmq.PROTOCOL_ERROR_ZMTP_MECHANISM_MISMATCH)
             return (UNWANTED if self._key else NEEDED) if mismatch else ""
-        return ANOTHER if self._key else ""
+        return ANOTHER if self._key else HUNG_UP  # Which side notices first is chance.
 
     def close(self) -> None:
         self.socket.close(linger=0)

@@ -6,7 +6,7 @@ import threading
 from concurrent.futures import Future
 from typing import NamedTuple
 
-from broadcaster.protocol.errors import BroadcasterError, RequestTimeout
+from broadcaster.protocol.errors import AccessDenied, BroadcasterError, RequestTimeout
 from clients._driver import futures
 from clients.snapshot import Snapshot
 
@@ -78,7 +78,8 @@ class Waiting:
         for waiter in late:
             newer = f" newer than {waiter.newer_than}" if waiter.newer_than else ""
             what = f"waiting for a version of {self.model_id}{newer}{why}"
-            futures.fail(waiter.future, RequestTimeout(what=what, timeout=waiter.timeout))
+            denied = isinstance(error, AccessDenied)
+            futures.fail(waiter.future, error if denied and error else RequestTimeout(what=what, timeout=waiter.timeout))
 
     def _dismiss_waiters(self, who: int, error: BroadcasterError) -> None:
         """Those of one subscriber wait no more."""

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from tests.broadcaster_process import ROOT
@@ -23,10 +24,19 @@ def environment(url: str | None = None) -> dict[str, str]:
     return clean | {"PYTHONPATH": str(ROOT)} | ({"BROADCASTER_URL": url} if url else {})
 
 
-def command(*arguments: object, url: str | None = None, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+def command(
+    *arguments: object, url: str | None = None, cwd: Path = ROOT, more: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """`more` is added to the environment."""
     line = [*BASE, *map(str, arguments)]
     return subprocess.run(
-        line, cwd=cwd, env=environment(url), capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=50
+        line,
+        cwd=cwd,
+        env=environment(url) | dict(more or {}),
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        timeout=50,
     )
 
 
