@@ -105,7 +105,7 @@ export class Overview {
     const { values, per_second: rates } = live.stats ?? {};
     const axis = { from: now - WINDOW * 1000, to: now, xticks: [now - 120000, now - 60000, now] };
     const line = (points, fill = true) => ({ points, fill });
-    const through = rates?.bytes_in === undefined || rates.bytes_in === null ? "" : ` \u00b7 ${bytes(rates.bytes_in)}/s`;
+    const through = rates?.bytes_in === undefined || rates.bytes_in === null ? "" : ` \u00b7 ${bytes(rates.bytes_in).replace(" ", "\u00a0")}/s`;
     this.publishing.set([live.loaded ? figure(live.rate()) : NONE, "versions/s"], `${plural(values?.publishes ?? 0, "version")} since the start${through}`);
     this.publishing.chart.draw({ ...axis, lines: [line(live.rates(live.published, now))] });
     this.drawVisible(axis);
