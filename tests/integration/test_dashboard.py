@@ -14,6 +14,7 @@ import httpx
 import pytest
 
 import clients
+from broadcaster.web.tokens import add_token
 from tests.broadcaster_process import BroadcasterProcess
 from tests.chromium import Chromium, Page, chromium
 
@@ -276,3 +277,19 @@ def test_a_lost_connection_is_said_and_mended_and_nothing_is_missed(tmp_path: Pa
         newest = policy.publish(b"weights", metrics={"return": 5.0}).number
         assert cell(page, f"{newest:,}".replace(",", "\u202f"), "return") == "5"
         page.wait_for("document.getElementById('link').dataset.state === 'live'")
+
+
+@browser_needed
+def test_a_token_for_some_models_shows_those_and_says_what_it_is_not_told(tmp_path: Path, page: Page) -> None:
+    file = tmp_path / "tokens.toml"
+    token = add_token(file, "some", "actor", ["default/pol*"])
+    with BroadcasterProcess(tmp_path, http=True, options=["--http-tokens", str(file)]) as process:
+        with clients.connect(process.url) as client:
+            client.publisher("policy").publish(b"weights")
+            client.publisher("critic").publish(b"weights")
+            page.open(process.ready["http"] + "/?token=" + token)
+            assert cell(page, "policy", "Newest") == "1" and "token" not in page.value("location.href")
+            page.wait_for("document.body.innerText.includes('Told to tokens that cover all models')")
+            assert "critic" not in page.text()
+            client.publisher("policy").publish(b"weights")
+            page.until(lambda: cell(page, "policy", "Newest") == "2", "the new version")

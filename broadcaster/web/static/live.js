@@ -30,6 +30,7 @@ export class Live {
     this.stats = null;
     this.disk = null;
     this.loaded = false;
+    this.partial = false; // whether the figures of the whole broadcaster are not for us
     this.problem = ""; // what is wrong with the connection
     this.lostAt = null;
     this.listeners = new Set(); // of events, beside this
@@ -86,11 +87,12 @@ export class Live {
   }
 
   async lookAtStats() {
+    if (this.partial) return;
     try {
       this.stats = await ask("/v1/stats");
     } catch (wrong) {
       if (!(wrong instanceof Refused) || wrong.status !== 403) throw wrong;
-      this.stats = null; // The token covers some models only: it is not told of all.
+      this.partial = true; // The token covers some models only: it is not told of all.
       return;
     }
     const [now, { values, quantiles }] = [Date.now(), this.stats];
@@ -130,6 +132,7 @@ export class Live {
   }
 
   async lookAtActors() {
+    if (this.hiddenActors) return;
     const busiest = [...this.models.values()].sort((one, other) => other.heard - one.heard).slice(0, ASKED);
     const found = [];
     this.moreActors = this.models.size > ASKED;
@@ -153,7 +156,7 @@ export class Live {
     const { epoch, offset } = this.stats ?? {};
     const first = Math.max(0, (offset ?? 0) - REPLAYED);
     this.from = offset ?? 0;
-    this.known = first === 0 && epoch !== undefined ? 0 : Infinity;
+    this.known = epoch === undefined ? Date.now() : first === 0 ? 0 : Infinity;
     this.events = new Events(this.namespace, epoch === undefined ? null : `${epoch}.${first}`, {
       open: () => {
         if (!this.streamed) this.missed(); // What was asked for until now may be older than where the stream begins.

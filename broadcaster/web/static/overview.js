@@ -106,7 +106,7 @@ export class Overview {
     const axis = { from: now - WINDOW * 1000, to: now, xticks: [now - 120000, now - 60000, now] };
     const line = (points, fill = true) => ({ points, fill });
     const through = rates?.bytes_in === undefined || rates.bytes_in === null ? "" : ` \u00b7 ${bytes(rates.bytes_in).replace(" ", "\u00a0")}/s`;
-    this.publishing.set([live.loaded ? figure(live.rate()) : NONE, "versions/s"], `${plural(values?.publishes ?? 0, "version")} since the start${through}`);
+    this.publishing.set([live.loaded ? figure(live.rate()) : NONE, "versions/s"], values ? `${plural(values.publishes, "version")} since the start${through}` : this.untold());
     this.publishing.chart.draw({ ...axis, lines: [line(live.rates(live.published, now))] });
     this.drawVisible(axis);
     const worst = this.worst();
@@ -116,10 +116,15 @@ export class Overview {
     const furthest = worst?.lag ? ` \u00b7 furthest ${nameOf(worst)}, ${lasting(worst.lag_seconds)}` : "";
     this.lag.set(
       actors ? [count(lag), lag === 1 ? "version" : "versions"] : [NONE, ""],
-      actors ? `${plural(actors, "actor")}${bad ? `, ${count(bad)} behind or silent` : ""}${furthest}` : "No actor follows a model",
+      actors ? `${plural(actors, "actor")}${bad ? `, ${count(bad)} behind or silent` : ""}${furthest}` : live.hiddenActors || "No actor follows a model",
     );
     this.lag.chart.draw({ ...axis, lines: [line(live.series.lag.within(now))] });
     this.drawMemory(values);
+  }
+
+  // Why a figure is not there.
+  untold() {
+    return this.live.partial ? "Told to tokens that cover all models" : "";
   }
 
   worst() {
@@ -130,13 +135,13 @@ export class Overview {
     const { live } = this;
     const found = live.stats?.quantiles?.visible_seconds;
     if (found?.count) this.visible.set([...split(lasting(found.p50_seconds)), `p99 ${lasting(found.p99_seconds)}`], "Median and p99, from announced to verified by an actor", "aside");
-    else this.visible.set([NONE, ""], live.stats ? "No actor took a new version lately" : "");
+    else this.visible.set([NONE, ""], live.stats ? "No actor took a new version lately" : this.untold());
     const now = axis.to;
     this.visible.chart.draw({ ...axis, lines: [{ points: live.series.p50.within(now), fill: true }, { points: live.series.p99.within(now) }] });
   }
 
   drawMemory(values) {
-    if (!values) return this.memory.set([NONE, ""], "");
+    if (!values) return [this.memory, this.archive].forEach((tile) => tile.set([NONE, ""], this.untold()));
     const used = values.memory_versions + values.memory_uploads + values.slot_bytes_lost;
     this.memory.set([...split(bytes(used)), `of ${bytes(values.memory_budget)}`], `Slots: ${count(values.slots_used)} used, ${count(values.slots_free)} free, ${count(values.slots_pinned)} pinned`);
     this.memoryMeter.set(used / values.memory_budget);
