@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from broadcaster.protocol.limits import CHUNK
 
+LARGEST_FRAME = CHUNK + 64
+"""Bytes of a frame on the wire: CURVE makes one of 1 MiB 33 bytes longer."""
 _EVERYWHERE = {
     "LINGER": 0,
     "TCP_KEEPALIVE": 1,
@@ -36,19 +38,19 @@ PUSH_HWM = 256
 SERVER: dict[str, dict[str, int]] = {
     "upload": _EVERYWHERE
     | _LISTENING
-    | {"MAXMSGSIZE": CHUNK, "RCVHWM": 64, "SNDHWM": 1000, "ROUTER_MANDATORY": 1, "ROUTER_HANDOVER": 0},
+    | {"MAXMSGSIZE": LARGEST_FRAME, "RCVHWM": 64, "SNDHWM": 1000, "ROUTER_MANDATORY": 1, "ROUTER_HANDOVER": 0},
     "push": _EVERYWHERE | _LISTENING | {"MAXMSGSIZE": 512, "SNDHWM": PUSH_HWM, "XPUB_MANUAL": 1},
     "data": _EVERYWHERE
     | _LISTENING
-    | {"MAXMSGSIZE": CHUNK, "RCVHWM": 1000, "SNDHWM": 256, "ROUTER_MANDATORY": 1, "ROUTER_HANDOVER": 0},
+    | {"MAXMSGSIZE": LARGEST_FRAME, "RCVHWM": 1000, "SNDHWM": 256, "ROUTER_MANDATORY": 1, "ROUTER_HANDOVER": 0},
 }
 """Options of the broadcaster's sockets by channel (ROUTER, XPUB, ROUTER)."""
 
 CLIENT: dict[str, dict[str, int]] = {
-    "upload": _EVERYWHERE | _CONNECTING | {"MAXMSGSIZE": CHUNK, "SNDHWM": 4000, "RCVHWM": 4000},
-    "lane": _EVERYWHERE | _CONNECTING | {"MAXMSGSIZE": CHUNK, "SNDHWM": 16, "RCVHWM": 256, "IMMEDIATE": 1},
-    "push": _EVERYWHERE | _CONNECTING | {"MAXMSGSIZE": CHUNK, "RCVHWM": 24},
-    "data": _EVERYWHERE | _CONNECTING | {"MAXMSGSIZE": CHUNK, "SNDHWM": 1000, "RCVHWM": 256},
+    "upload": _EVERYWHERE | _CONNECTING | {"MAXMSGSIZE": LARGEST_FRAME, "SNDHWM": 4000, "RCVHWM": 4000},
+    "lane": _EVERYWHERE | _CONNECTING | {"MAXMSGSIZE": LARGEST_FRAME, "SNDHWM": 16, "RCVHWM": 256, "IMMEDIATE": 1},
+    "push": _EVERYWHERE | _CONNECTING | {"MAXMSGSIZE": LARGEST_FRAME, "RCVHWM": 24},
+    "data": _EVERYWHERE | _CONNECTING | {"MAXMSGSIZE": LARGEST_FRAME, "SNDHWM": 1000, "RCVHWM": 256},
 }
 """Options of a client's sockets by channel (DEALER, DEALER, SUB, DEALER; the second is one more to the upload channel, and
 queues nothing while it is not connected). What a slow actor does not take waits at the broadcaster, where it is shared, not in a

@@ -211,6 +211,15 @@ def test_one_user_cannot_go_on_with_the_upload_of_another(keyed: BroadcasterProc
         context.destroy(linger=0)
 
 
+def test_whole_chunks_come_and_go_over_the_network(keyed: BroadcasterProcess) -> None:
+    payload = os.urandom(5 << 20)
+    with connected(keyed, "learner", slot_dir="/nonexistent") as learner, connected(keyed, "actor") as actor:
+        follows = actor.subscriber("policy-a", delivery="chunks")
+        number = learner.publisher("policy-a").publish(payload, timeout=20).number
+        assert follows.wait(newer_than=number - 1, timeout=20).payload == payload
+        assert learner.registry.get("policy-a", number).read() == payload
+
+
 # --- who is let in ---------------------------------------------------------------------------------------------------
 
 
