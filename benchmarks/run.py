@@ -32,6 +32,7 @@ QUESTIONS: dict[str, tuple[list[str], list[str]]] = {
     "latejoin": ([], ["--quick"]),
     "memory": ([], ["--quick"]),
     "broker_cost": (["--profile"], ["--quick"]),
+    "curve": ([], ["--quick"]),
     "codec": ([], ["--rounds", "3"]),
     "protocol": ([], []),
 }
