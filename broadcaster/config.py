@@ -65,7 +65,9 @@ class Settings(BaseSettings):
     advertise: str | None = Field(None, min_length=1, description="host name that clients are told to connect to")
     archive_dir: Path = Field(Path("broadcaster-data"), description="directory of archived versions")
     slot_dir: Path | None = Field(None, description="shared-memory directory for payloads; none: one of its own in /dev/shm")
-    slot_group: str | None = Field(None, min_length=1, description="group that may use the slot directory, too, by name or number")
+    slot_group: str | None = Field(
+        None, min_length=1, description="group that may use the slot directory, too, by name or number"
+    )
     memory_budget: Annotated[Size, Field(ge=1 << 20)] = Field(1 << 30, description="bytes of memory for all payloads together")
     max_payload: Annotated[Size, Field(ge=1, le=MAX_PAYLOAD)] = Field(MAX_PAYLOAD, description="bytes of the largest payload")
     keep: Annotated[int, Field(ge=1)] = Field(1000, description="newest transient versions kept per model")
