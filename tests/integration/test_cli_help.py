@@ -57,9 +57,15 @@ def test_the_manual_names_every_setting_with_its_variable_its_key_and_its_defaul
     for name, field in Settings.model_fields.items():
         variable, key, default = rows[name.replace("_", "-")]
         assert (variable, key) == (PREFIX + name.upper(), name)
-        shown = {1 << 30: "1GiB", 64 << 30: "64GiB", 16 << 20: "16MiB", 86400.0: "86400", None: "none", False: "false", 3600.0: "3600"}.get(
-            field.default, str(field.default)
-        )
+        shown = {
+            1 << 30: "1GiB",
+            64 << 30: "64GiB",
+            16 << 20: "16MiB",
+            86400.0: "86400",
+            None: "none",
+            False: "false",
+            3600.0: "3600",
+        }.get(field.default, str(field.default))
         assert default == f"`{shown}`", name
     assert FILE_VARIABLE in text
 
