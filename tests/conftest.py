@@ -82,6 +82,17 @@ def _all_stacks() -> str:
         return file.read()
 
 
+# --- what a report may say -----------------------------------------------------------------------------------------
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Reports travel between the processes of a run as UTF-8, and a test of names that are none may have logged one."""
+    report = yield
+    report.sections = [(title, text.encode(errors="backslashreplace").decode()) for title, text in report.sections]
+    return report
+
+
 # --- the count of what did not run ---------------------------------------------------------------------------------
 
 
