@@ -401,7 +401,7 @@ class Driver:
         if self._wakeup.fd in ready:
             self._wakeup.clear()
         for channel in list(self._channels.values()):
-            if channel.socket in ready:
+            if channel.socket in ready and not channel.socket.closed:  # One before it may have told that it lies elsewhere.
                 self._all.receive(channel)
         now = time.monotonic()
         if self._handshakes is not None and self._handshakes.socket in ready:

@@ -90,6 +90,7 @@ class Fuzz:
             "received": lambda: pick([0, 1, 2, (1 << 63) - 1]),
             "applied": lambda: pick([0, 1, 2, (1 << 63) - 1]),
             "gone": lambda: self.rng.random() < 0.1,
+            "age_us": lambda: pick([None, 0, 1, (1 << 63) - 1, -1]),
             "count": lambda: pick([0, 1, 2, (1 << 63) - 1]),
             "stage": lambda: pick(["applied", "received", "elsewhere"]),
             "timing": lambda: self.rng.random() < 0.2,

@@ -607,7 +607,7 @@ def test_a_full_slot_directory_refuses_the_upload_and_leaks_nothing(tmp_path: Pa
             fill(small / "ballast")
             for fields in ({}, {"archived": True}, {"host_token": None}):
                 said = Writer(peer, small / "s", bytes(9 * MIB), **fields).begin()
-                assert said.code == "no-space" and str(small) in said.message
+                assert said.code == "no-space" and "the slot directory" in said.message and str(small) not in said.message
             stats = peer.stats()
             assert (stats["memory_uploads"], stats["slot_bytes"]) == (0, HEADER + 6 * MIB)
             assert staged(broadcaster.archive_dir) == [] and len(list((small / "s").glob("slot-*"))) == 1
@@ -638,7 +638,7 @@ def test_a_slot_directory_that_was_removed_is_an_error_and_not_an_end(
     assert late.begin().kind == "credit", "nobody would find that slot"
     refused = [peer.publish("other", bytes(9 * MIB)) for _ in range(3)]
     assert [said.code for said in refused] == ["store-unavailable"] * 3
-    assert str(broadcaster.slot_dir) in refused[0].message
+    assert "the slot directory" in refused[0].message and str(broadcaster.slot_dir) not in refused[0].message
     assert peer.publish("small", b"s").kind == "done"
     broadcaster.slot_dir.mkdir()
     assert peer.publish("other", bytes(9 * MIB)).kind == "done"
