@@ -5,9 +5,10 @@
 #   make test-fault   all fault tests, those that take minutes too; installs their Debian packages where it may
 #   make test-planted plants bugs in a copy of the tree: each must turn the test red that is named for it
 #   make check        ruff, mypy --strict, the layer rule
+#   make cogment-sdk  the real Cogment SDK in an environment of its own, for the tests that use it (make test does it)
 #   make bench        every benchmark, one JSON line per result; installs what it measures against
 #   make lock         requirements.lock again, with the newest versions
-#   make clean        removes .venv, caches and build output; never an archive
+#   make clean        removes .venv, .venv-cogment, caches and build output; never an archive
 #
 # PYTHON=/path/to/python3.12 picks the interpreter, VENV=... another place for the environment.
 
@@ -16,9 +17,10 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PEERS := $(VENV)/.peers
+COGMENT := $(VENV)-cogment
 VERSION_OF := -c 'import platform; print(platform.python_version())'
 
-.PHONY: demo test test-fault test-planted fault-tools check bench lock clean install
+.PHONY: demo test test-fault test-planted fault-tools cogment-sdk check bench lock clean install
 .DEFAULT_GOAL := test
 
 # The stamp holds the version of the interpreter, so that naming another one makes the environment anew.
@@ -73,7 +75,19 @@ $(STAMP): pyproject.toml requirements.lock
 demo: $(STAMP)
 	@$(BIN)/broadcaster demo
 
-test: $(STAMP)
+# A Cogment SDK as it is published: its metadata asks for packages that are too old to stand beside ours, so it lives apart.
+# Without it tests are skipped, nothing else.
+cogment-sdk: $(STAMP)
+	@if [ -f $(COGMENT)/.installed ] && cmp -s tests/cogment/requirements.txt $(COGMENT)/.installed \
+	    && [ "$$($(COGMENT)/bin/python $(VERSION_OF) 2>/dev/null)" = "$$(cat $(STAMP))" ]; then exit 0; fi; \
+	echo "making $(COGMENT) with the Cogment SDK, for the tests that use it"; \
+	$(BIN)/python -m venv --clear $(COGMENT) \
+	  && $(COGMENT)/bin/python -m pip install --quiet --disable-pip-version-check --retries 1 --timeout 20 \
+	    --no-deps --ignore-requires-python -r tests/cogment/requirements.txt \
+	  && cp tests/cogment/requirements.txt $(COGMENT)/.installed \
+	  || { rm -rf $(COGMENT); echo "the Cogment SDK could not be installed: tests that use it will be skipped" >&2; }
+
+test: $(STAMP) cogment-sdk
 	@$(BIN)/python -m pytest -n 2 --dist loadfile
 
 # What the fault tests need beside Python, by Debian package; what is missing after this is counted as skipped.
@@ -114,7 +128,7 @@ $(PEERS): pyproject.toml $(STAMP)
 	@if $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation -e '.[bench]'; then touch $(PEERS); \
 	else echo "not all of them could be installed: the table will name those that are missing" >&2; fi
 
-bench: $(STAMP) $(PEERS)
+bench: $(STAMP) $(PEERS) cogment-sdk
 	@command -v redis-server >/dev/null || echo "redis-server is missing, a peer: apt-get install redis-server" >&2
 	@$(BIN)/python -m benchmarks.run
 
@@ -125,6 +139,6 @@ lock: $(STAMP)
 	    --custom-compile-command "make lock" pyproject.toml --output-file requirements.lock
 
 clean:
-	@echo "removing $(VENV), caches and build output"
-	@rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage htmlcov
+	@echo "removing $(VENV), $(COGMENT), caches and build output"
+	@rm -rf $(VENV) $(COGMENT) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage htmlcov
 	@find broadcaster clients tests benchmarks examples -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
