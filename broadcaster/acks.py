@@ -8,13 +8,15 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from broadcaster.protocol.limits import ACK_SILENT, NAME, SUBSCRIBERS
+from broadcaster.protocol.limits import ACK_IDLE, ACK_INTERVAL, ACK_SILENT, NAME, SUBSCRIBERS
 
 Key = tuple[str, str]
 """(namespace, model_id)"""
 
 ALL_SUBSCRIBERS = 50_000
 """Subscribers that are remembered over all models: about 25 MiB."""
+RATE = 500
+"""Acks a second that all subscribers together are asked to stay below: each costs the loop about a tenth of a millisecond."""
 GRAIN = 0.1
 """Seconds within which two versions count as published at the same time."""
 TIMES = 512
@@ -137,6 +139,12 @@ class AckTable:
     def count(self) -> int:
         """Subscribers over all models."""
         return len(self._heard)
+
+    @property
+    def pace_ms(self) -> int | None:
+        """Milliseconds that each subscriber shall let pass between two acks; None for what is usual."""
+        pace = min(ACK_IDLE, len(self._heard) / RATE)
+        return round(pace * 1000) if pace > ACK_INTERVAL else None
 
     def published_at(self, key: Key, number: int) -> float | None:
         """When a version was published, if it is the one that was last, and somebody followed the model then."""

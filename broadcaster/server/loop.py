@@ -206,6 +206,7 @@ class Loop:
             self._posted.popleft()()
 
     def _beacons(self, now: float) -> None:
+        pace = self._rooms.acks.pace_ms
         for key, interval in self._rooms.beacons.due(now):
             raw = self._subscribers.events(key)
             if raw is not None:
@@ -216,6 +217,7 @@ class Loop:
                     namespace=key[0],
                     model_id=key[1],
                     interval_ms=int(interval * 1000),
+                    ack_ms=pace,
                 )
                 send(self._channels.push, [raw, *encode(beacon)])
 

@@ -3,6 +3,7 @@
 a version becomes visible ──▶ 50 to 100 ms later: ack received=7 applied=6
 the user takes it          ──▶ nobody is woken; looked at 100, 200, 400 ms ... 1 s later: ack received=7 applied=7
 nothing happens            ──▶ every 10 s the same again
+hundreds subscribe         ──▶ a beacon says how much longer to wait, instead of 100 ms
 """
 
 from __future__ import annotations
@@ -50,7 +51,11 @@ class Acking:
         self._visible_at = -math.inf
         self._epoch: int | None = None
         self._sent = -math.inf
-        self._pause = ACK_INTERVAL
+        self._interval = self._pause = ACK_INTERVAL
+
+    def pace(self, milliseconds: int | None) -> None:
+        """The broadcaster wants so long a time between two acks; None is what is usual."""
+        self._interval = min(ACK_IDLE, max(ACK_INTERVAL, (milliseconds or 0) / 1000))
 
     def join(self, mark: Mark, now: float) -> None:
         """One subscriber more: it is told of soon."""
@@ -75,12 +80,13 @@ class Acking:
         """The newest visible version, and the life of the broadcaster that it is known from. Cheap when both are as before."""
         if visible != self._visible or epoch != self._epoch:
             self._visible_at = now if visible > self._visible and epoch == self._epoch else -math.inf
-            self._visible, self._epoch, self._pause = visible, epoch, ACK_INTERVAL
+            self._visible, self._epoch, self._pause = visible, epoch, self._interval
             self._arm(now)
 
     def _arm(self, now: float) -> None:
         if self._epoch is not None and self._marks:
-            self.due = min(self.due, max(now + self._delay, self._sent + ACK_INTERVAL))
+            wait = self._delay * self._interval / ACK_INTERVAL  # A large crowd spreads over all the time that it is given.
+            self.due = min(self.due, max(now + wait, self._sent + self._interval))
 
     def expire(self, now: float) -> None:
         """Tells what changed, and that who has nothing to tell is still there."""
@@ -96,7 +102,7 @@ class Acking:
         self.due = min((mark.told_at for mark in self._marks), default=math.inf) + ACK_IDLE
         if behind:
             self.due = min(self.due, now + self._pause)
-            self._pause = min(2 * self._pause, LONGEST_LOOK)
+            self._pause = min(2 * self._pause, max(LONGEST_LOOK, self._interval))
 
     def _tell(self, mark: Mark, at: tuple[int, int, int], now: float) -> None:
         new = mark.told is None or mark.told[0] != at[0]

@@ -124,8 +124,10 @@ class Feed(Waiting):
     def receive(self, message: Message, payload: bytes | None, now: float) -> None:
         if isinstance(message, (Event, Beacon, State, Events)):
             self._outside.epoch_seen(message.epoch, now)
-        if isinstance(message, Beacon) and (leases := self._outside.leases) is not None:
-            leases.sweep(now)
+        if isinstance(message, Beacon):
+            self.acking.pace(message.ack_ms)
+            if (leases := self._outside.leases) is not None:
+                leases.sweep(now)
         self._do(lambda: self.follower.receive(message, now, payload), now)
 
     def wants_pushed(self, header: ChunkHeader, now: float) -> bool:

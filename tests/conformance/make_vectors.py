@@ -180,6 +180,9 @@ LATER: dict[str, dict[str, tuple[str, ...]]] = {
     "age": {
         "ack": ("age_us",),
     },
+    "pace": {
+        "beacon": ("ack_ms",),
+    },
     "terms": {
         "begin": ("term",),
         "publish": ("term",),

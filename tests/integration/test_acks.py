@@ -17,8 +17,9 @@ import numpy as np
 import pytest
 
 import clients
+from broadcaster.protocol.names import topic
 from clients import Client, InvalidRequest, RequestTimeout, SubscriberInfo, UnknownModel, connect
-from tests.bare_peer import BarePeer, wait_until
+from tests.bare_peer import BarePeer, heard, wait_until
 from tests.broadcaster_process import ROOT, BroadcasterProcess
 from tests.integration.commands import command, refused
 
@@ -335,3 +336,20 @@ def test_the_command_shows_the_table(client: Client, shared: BroadcasterProcess,
 
 def test_the_names_are_promised() -> None:
     assert {"AckCounts", "SubscriberInfo"} <= set(clients.__all__)
+
+
+def test_many_subscribers_are_asked_to_ack_less_often(shared: BroadcasterProcess, model: str) -> None:
+    ready = shared.ready
+    with BarePeer(ready) as peer:
+        epoch = peer.publish(model, b"weights") and peer.ask("hello", protocol=1).fields["epoch"]
+        good: dict[str, Any] = {"model_id": model, "epoch": epoch, "received": 1, "applied": 1}
+        crowd = [os.urandom(16) for _ in range(200)]
+        for subscriber in crowd:
+            peer.data.send_multipart([b"", b"ack", msgpack.packb(good | {"subscriber": subscriber})])
+        assert peer.stats()["subscribers"] >= 200
+        push = peer.subscription(ready["push"], topic("default", model, b"e"))
+        beacon = heard(push, "a beacon", 10, envelope=1)
+        assert beacon.kind == "beacon" and 400 <= beacon.fields["ack_ms"] < 1000, beacon
+        for subscriber in crowd:
+            peer.data.send_multipart([b"", b"ack", msgpack.packb(good | {"subscriber": subscriber, "gone": True})])
+        wait_until(lambda: "ack_ms" not in heard(push, "a beacon", 10, envelope=1).fields, "all is as usual")

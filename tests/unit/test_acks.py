@@ -200,3 +200,14 @@ def test_when_the_last_version_was_published_is_known_of_a_model_that_is_followe
     table.published(("lab", "policy"), 2, 6.0)
     table.published(("lab", "policy"), 3, 6.01)
     assert table.published_at(("lab", "policy"), 3) == 6.01 and table.published_at(("lab", "policy"), 2) is None
+
+
+def test_all_subscribers_together_are_asked_for_so_many_acks_a_second() -> None:
+    table = AckTable()
+    for count in range(1, 6001):
+        table.heard(KEY, count.to_bytes(16, "big"), None, received=1, applied=1, newest=1, last=1, now=0.0)
+        pace = table.pace_ms
+        if count <= acks.RATE / 10:
+            assert pace is None, "as usual"
+        else:
+            assert pace == min(10_000, count * 1000 // acks.RATE)

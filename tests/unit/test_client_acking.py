@@ -87,6 +87,26 @@ def test_ten_a_second_at_most_however_often_versions_come() -> None:
     assert all(received == applied for _, received, applied in said)
 
 
+def test_a_crowd_is_asked_to_say_less_and_spreads_over_the_time_that_it_is_given() -> None:
+    feed = Feed("actor")
+    feed.acking.pace(2000)
+    number = 0
+
+    def publish() -> None:
+        nonlocal number
+        number += 1
+        feed.look(number)
+        feed.marks[0].handed = number
+
+    said = feed.run(10.0, publish)
+    assert 4 <= len(said) <= 6 and said[0][0] >= 1.0
+    assert all(later[0] - earlier[0] >= 2.0 - 1e-6 for earlier, later in zip(said, said[1:], strict=False))
+    feed.acking.pace(None)
+    assert len(feed.run(2.0, publish)) >= 17, "the crowd has gone"
+    feed.acking.pace(1 << 40)
+    assert len(feed.run(3 * ACK_IDLE, publish)) >= 3, "who is there says so all the same"
+
+
 def test_a_user_who_takes_a_version_later_is_looked_at_less_and_less_often() -> None:
     feed = Feed("actor")
     looks: list[float] = []

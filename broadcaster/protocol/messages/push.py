@@ -32,7 +32,7 @@ class Event(Message):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Beacon(Message):
-    """Nothing new, or something missed: compare `model_offset` with what is known."""
+    """Nothing new, or something missed: compare `model_offset` with what is known. `ack_ms` is said where many subscribe."""
 
     KIND: ClassVar[bytes] = b"beacon"
     epoch: int = rule(uint)
@@ -41,6 +41,7 @@ class Beacon(Message):
     namespace: str = rule(text)
     model_id: str = rule(text)
     interval_ms: int = rule(uint)
+    ack_ms: int | None = rule(uint, default=None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
