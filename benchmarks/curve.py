@@ -21,7 +21,7 @@ from benchmarks.result import Result, Spread
 from broadcaster.security import KeyDirectory
 
 FEW, MANY = 1, 4
-TURNS, ROUNDS = 5, 20
+TURNS, ROUNDS = 3, 8
 
 
 @contextlib.contextmanager
