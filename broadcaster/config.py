@@ -75,6 +75,7 @@ class Settings(BaseSettings):
     expiry: Annotated[float, Field(gt=0)] = Field(3600.0, description="seconds after which a transient version may go")
     scrub_rate: Size = Field(16 << 20, description="bytes of the archive that are read and checked a second; 0: none")
     scrub_period: Annotated[float, Field(gt=0)] = Field(86400.0, description="seconds from the end of one such pass to the next")
+    max_connections: Annotated[int, Field(ge=16)] = Field(16_384, description="connections over TCP, of all clients together")
     node_name: str | None = Field(None, pattern=f"^{PATTERN}$", description="name in replies; none: the host's, without domain")
     debug: bool = Field(False, description="tell clients tracebacks and paths of errors")
     ready_file: Path | None = Field(None, description="file that names the addresses once all of them serve")

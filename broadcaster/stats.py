@@ -31,13 +31,16 @@ COUNTERS = {
     "requests_refused": "requests answered with an error",
     "requests_expired": "requests whose time was over before they were started",
     "searches": "searches and best versions answered",
+    "versions_searched": "versions that were looked at for that",
     "reads": "chunks read over the data channel",
     "bytes_read": "payload bytes read over the data channel",
     "bad_messages": "messages that were not of the protocol",
     "replies_dropped": "replies whose client was gone or did not read",
     "acks": "words of subscribers of how far they are",
     "acks_dropped": "those that were of another epoch, or of no model",
-    "subscriptions_refused": "subscriptions to something that is not a topic",
+    "subscriptions_refused": "subscriptions to something that is not a topic, or that were one too many",
+    "connections_refused": "connections that were too many, or came too fast",
+    "connections_cut": "connections that were cut for what they did",
 }
 """Counter by name, with what it counts."""
 

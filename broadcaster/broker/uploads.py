@@ -11,7 +11,7 @@ from broadcaster.broker.checks import check_begin
 from broadcaster.broker.memory import Memory
 from broadcaster.broker.rooms import Caller, Front, Key, Place
 from broadcaster.broker.waiting import Timing
-from broadcaster.protocol.errors import Aborted, BroadcasterError, BudgetExceeded
+from broadcaster.protocol.errors import Aborted, BroadcasterError, BudgetExceeded, Busy
 from broadcaster.protocol.frames import Chunk, ChunkHeader
 from broadcaster.protocol.hops import Hop
 from broadcaster.protocol.machines.upload import Assembler
@@ -22,6 +22,10 @@ from broadcaster.store.blobs import Staged
 
 FINISHED = 4096
 """Finished uploads whose id is remembered, so that a retry gets the version that came of it."""
+
+
+MOST = 4096
+"""Uploads under way at a time, of all learners; memory bounds those that are large."""
 
 
 class Stage(Enum):
@@ -105,6 +109,8 @@ class Uploads:
     def reserve(self, begin: Begin, caller: Caller, now: float) -> Upload:
         """Room in memory for the payload, before a byte moves. Raises what `check_begin` and the budget say."""
         check_begin(begin, self._max_payload)
+        if len(self.under_way) >= MOST:
+            raise Busy(what="the line of uploads", retry_after=1)
         try:
             place = self._memory.reserve(begin.model_id, begin.size, now)
         except BudgetExceeded:

@@ -53,6 +53,7 @@ _DESCRIPTORS = 1 << 20
 @click.option("--expiry", metavar="SECONDS", help="Age at which a transient version may go.  [default: 3600]")
 @click.option("--scrub-rate", metavar="SIZE", help="Bytes of the archive checked a second; 0: none.  [default: 16MiB]")
 @click.option("--scrub-period", metavar="SECONDS", help="Time from the end of one such check to the next.  [default: 86400]")
+@click.option("--max-connections", metavar="N", help="Connections over TCP, of all clients together.  [default: 16384]")
 @click.option("--node-name", metavar="NAME", help="Name in replies.  [default: the host's, without its domain]")
 @click.option("--debug", is_flag=True, default=None, help="Tell clients tracebacks and paths of errors.")
 @click.option("--insecure", is_flag=True, default=None, help="Allow a host that can be reached over the network.")
@@ -205,6 +206,7 @@ def _options(settings: Settings, slots: Path, keys: Path | None, ports: Mapping[
         scrub_rate=settings.scrub_rate,
         scrub_period=settings.scrub_period,
         keys_dir=keys,
+        max_connections=settings.max_connections,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import resource
 import secrets
 import shutil
 import sys
@@ -29,6 +30,7 @@ from broadcaster.registry import Registry
 from broadcaster.security import Book, KeyDirectory
 from broadcaster.server.answers import Answers, host_name
 from broadcaster.server.channels import Binding, Channels
+from broadcaster.server.connections import Connections
 from broadcaster.server.door import Door, KeyWatch
 from broadcaster.server.loop import Loop
 from broadcaster.server.requests import Requests
@@ -43,6 +45,8 @@ log = logging.getLogger("broadcaster.server")
 
 _SHARE = 0.8
 """Part of a slot directory's file system that payloads may take when it is smaller than the budget."""
+RESERVED = 1024
+"""Descriptors that connections leave to slots and the archive, or a quarter of all where that is less."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +72,8 @@ class CoreOptions:
     scrub_period: float = PERIOD
     keys_dir: Path | None = None
     """Where the keys are; None: nobody needs one."""
+    max_connections: int = 16_384
+    """Connections over TCP, of all clients together; fewer where there are not so many descriptors."""
 
 
 class Core:
@@ -102,13 +108,29 @@ class Core:
         self.ports, self._ipc = channels.ports, channels.ipc
         if not channels.ipc:
             log.warning("no ipc sockets: the path of the slot directory is too long for them path=%s", directory)
+        self._stats = Stats()
+        self.loop = Loop(channels, self._door)
+        self._closing.append(self.loop.close)
+        self._connections = self._watch_connections(context, channels)
+        self._closing.append(self._connections.close)
         retention = _fitting(options.retention, directory)
         archive = Archive.open(options.archive_dir.absolute(), now_ms=time.time_ns() // 1_000_000)
         self._closing.append(archive.close)
-        self.loop = Loop(channels, self._door)
-        self._closing.append(self.loop.close)
         self._compose(archive, SlotPool(directory, retention.budget), retention, directory)
         _warn_of_disk(directory)
+
+    def _watch_connections(self, context: zmq.Context[zmq.Socket[bytes]], channels: Channels) -> Connections:
+        """From now on they are counted, and bounded."""
+        made = Connections(
+            context,
+            {"upload": channels.upload, "push": channels.push, "data": channels.data},
+            self._stats,
+            most=_connections(self._options.max_connections),
+            proven=self._door is not None,
+            gone=self.loop.connection_gone,
+        )
+        self.loop.connections = made
+        return made
 
     def _compose(self, archive: Archive, slots: SlotPool, retention: Retention, directory: Path) -> None:
         loaded = archive.load()
@@ -126,7 +148,7 @@ class Core:
             writer=Worker("archive"),
             reserver=Worker("numbers"),
             readers=Worker("readers", threads=2, capacity=4096),
-            stats=Stats(),
+            stats=self._stats,
         )
         for worker in (self._rooms.readers, self._rooms.reserver, self._rooms.writer):
             self._closing.append(worker.close)
@@ -192,6 +214,7 @@ class Core:
             "offset": rooms.log.offset,
             "models": rooms.catalog.model_count,
             "versions": rooms.catalog.version_count,
+            "connections": self._connections.count,
             "subscriptions": self.loop.subscriptions,
             "loop_longest_turn_seconds": self.loop.longest_turn,
             **self._broker.acknowledging.gauges(time.monotonic()),
@@ -207,8 +230,10 @@ class Core:
             "slots_lost": rooms.slots.lost_slots,
             "slot_bytes_lost": rooms.slots.lost_bytes,
             "archive_jobs": rooms.writer.pending,
+            "archive_doubts": self._broker.settling.pending,
             "keys_refused": self._door.refused if self._door else 0,
             "changes_waiting": self._requests.waiting,
+            "manifests_lost": rooms.catalog.lost_count,
             **gauges(self._broker, self._upkeep),
         }
 
@@ -274,6 +299,20 @@ def slot_directory(wanted: Path | None, data_port: int) -> tuple[Path, bool]:
     if data_port:
         return root / f"broadcaster-{os.getuid()}-{data_port}", True
     return root / f"broadcaster-{os.getuid()}-{os.getpid()}-{secrets.token_hex(4)}", True
+
+
+def _connections(wanted: int) -> int:
+    """How many there is room for."""
+    allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    room = wanted if allowed == resource.RLIM_INFINITY else allowed - min(RESERVED, allowed // 4)
+    if room < wanted:
+        log.warning(
+            "fewer connections than wanted: this process may have too few descriptors wanted=%d most=%d descriptors=%d",
+            wanted,
+            room,
+            allowed,
+        )
+    return min(wanted, room)
 
 
 def _warn_of_disk(directory: Path) -> None:

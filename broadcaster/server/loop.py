@@ -30,13 +30,17 @@ from broadcaster.protocol.messages import (
     Request,
 )
 from broadcaster.protocol.names import EVENTS
+from broadcaster.security import TRUSTED
 from broadcaster.server.answers import Answers
 from broadcaster.server.channels import Channels
+from broadcaster.server.connections import Connections
 from broadcaster.server.door import Door, KeyWatch
 from broadcaster.server.peers import Peer
 from broadcaster.server.requests import Requests
 from broadcaster.server.subscribers import Subscribers
+from broadcaster.server.topics import Topics
 from broadcaster.server.transfer import receive, send
+from broadcaster.server.wire import inode_of
 from broadcaster.slots import Tracker
 
 log = logging.getLogger("broadcaster.server")
@@ -64,6 +68,7 @@ class Loop:
         self._door = door
         self._guard = door.guard if door else None
         self.watch: KeyWatch | None = None
+        self.connections: Connections | None = None
         self._clock = clock
         self._posted: deque[Callable[[], None]] = deque()
         self._wake, self._waker = socketpair()
@@ -71,6 +76,7 @@ class Loop:
         self._waker.setblocking(False)
         self._stopping = False
         self._subscribers = Subscribers()
+        self._topics = Topics()
         self._broker: Broker
         self._requests: Requests
         self._rooms: Rooms
@@ -112,6 +118,11 @@ class Loop:
         if raw is not None:
             send(self._channels.push, [raw, *encode(abandon)])
 
+    def connection_gone(self, descriptor: int) -> None:
+        """A connection has ended, which had this descriptor. Safe from any thread."""
+        if self._topics.holds(descriptor):
+            self.post(lambda: self._topics.gone(descriptor, inode_of(descriptor)))
+
     @property
     def subscriptions(self) -> int:
         return self._subscribers.count
@@ -148,6 +159,8 @@ class Loop:
                 self._broker.tick(now)
                 if self.watch is not None and not self.watch.alive:
                     raise RuntimeError("nobody watches the file of keys any more")  # Another life of the core will.
+                if self.connections is not None and not self.connections.alive:
+                    raise RuntimeError("nobody watches the connections any more")
             self._beacons(now)
             deadlines = (self._rooms.beacons.deadline, self._broker.deadline)
             due = min([tick, *(deadline for deadline in deadlines if deadline is not None)])
@@ -345,7 +358,7 @@ class Loop:
         raw = frames[0].bytes
         if raw[:1] == b"\1":
             added = self._subscribers.add(raw[1:])
-            if added is None:
+            if not self._has_room(frames) or added is None:
                 self._rooms.stats.count("subscriptions_refused")
                 return
             if self._guard is not None and not self._guard.may_subscribe(user_of(frames), *added[0]):
@@ -356,10 +369,34 @@ class Loop:
             if added[1] == EVENTS:
                 self._rooms.beacons.subscribed(added[0], self._clock())
         elif raw[:1] == b"\0":
+            descriptor = descriptor_of(frames[0])
+            if descriptor is not None:  # Else its connection has ended, which is told for all of them together.
+                self._topics.remove(descriptor)
             self._channels.push.setsockopt(zmq.UNSUBSCRIBE, raw[1:])
             left = self._subscribers.remove(raw[1:])
             if left is not None:
                 self._rooms.beacons.unsubscribed(left)
+
+    def _has_room(self, frames: Frames) -> bool:
+        """Counts a subscription, valid or not, for libzmq keeps them all; cuts whoever has too many."""
+        descriptor = descriptor_of(frames[0])
+        inode = None if descriptor is None else inode_of(descriptor)
+        if descriptor is None or inode is None:
+            return True  # The connection has ended already, and all of it is forgotten soon.
+        user = "" if self._guard is None else user_of(frames)
+        if self._topics.add(descriptor, inode, "" if user == TRUSTED else user):
+            return True
+        if self.connections is not None and self._topics.is_to_be_cut(descriptor):
+            self.connections.cut(descriptor, "it has too many subscriptions")
+        return False
+
+
+def descriptor_of(frame: zmq.Frame) -> int | None:
+    """The connection that a frame came by; None for what libzmq made up itself."""
+    try:
+        return int(frame.get("__fd"))
+    except zmq.ZMQError:
+        return None
 
 
 def user_of(frames: Frames) -> str:

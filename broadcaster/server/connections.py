@@ -1,0 +1,246 @@
+"""Who is connected: libzmq tells of each connection's begin and end, and whoever is one too many, or does what nobody does who is
+let in, is cut off. On a thread of its own, which sleeps while nobody comes or goes."""
+
+from __future__ import annotations
+
+import logging
+import struct
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+
+import zmq
+
+from broadcaster.server.memory import GROWTH, Growth, give_back, private
+from broadcaster.server.wire import Line, line_of
+from broadcaster.stats import Stats
+
+log = logging.getLogger("broadcaster.server")
+
+SHARE = 0.75
+"""Part of all connections that may come from one address."""
+BURST = 4096
+"""New connections at once, over TCP; whoever is turned away comes again within half a second."""
+RATE = 1000.0
+"""New connections a second, after that."""
+STRANGER = 4096
+"""Bytes that somebody may have sent whose handshake is not over: one takes less than 1,000."""
+LOOK = 0.25
+"""Seconds between two looks at those who came lately, and at the memory."""
+
+_UNPROVEN = 250
+"""Bytes that somebody has of us before we know its key: a greeting and a welcome are 234."""
+_QUIET = 1.0
+"""Seconds in which nobody comes or goes, after which what a crowd left behind is given back."""
+_CROWD = 256
+"""Connections that have to have ended for that."""
+_SAY_AGAIN = 1.0
+_EVENT = struct.Struct("=Hi")
+_ACCEPTED, _ENDED, _OVER = int(zmq.EVENT_ACCEPTED), int(zmq.EVENT_DISCONNECTED), int(zmq.EVENT_MONITOR_STOPPED)
+_CLOSED = int(zmq.EVENT_CLOSED)
+_WATCHED = _ACCEPTED | _ENDED | _CLOSED | _OVER
+_POLLIN = int(zmq.POLLIN)
+
+
+class Connections:
+    """The connections of all channels, at most `most` of them over TCP. `gone(descriptor)` is called on this thread for each that
+    has ended. With `proven`, those who came by TCP are strangers until a handshake has shown who they are."""
+
+    def __init__(
+        self,
+        context: zmq.Context[zmq.Socket[bytes]],
+        sockets: Mapping[str, zmq.Socket[bytes]],
+        stats: Stats,
+        *,
+        most: int,
+        proven: bool,
+        gone: Callable[[int], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.most = most
+        self._stats = stats
+        self._proven = proven
+        self._gone = gone
+        self._clock = clock
+        self._known: dict[int, Line] = {}
+        """By descriptor."""
+        self._addresses: Counter[str] = Counter()
+        self._over_tcp = 0
+        self._young: list[Line] = []
+        """Those who have not shown a key yet, where that is needed."""
+        self._allowance, self._allowed_at = float(BURST), clock()
+        self._left = 0
+        """Connections that have ended since memory was given back."""
+        self._looked, self._heard, self._said = 0.0, 0.0, -_SAY_AGAIN
+        self._verify = False
+        self._marks: dict[Line, int] = {}
+        """What each had sent when memory began to grow."""
+        self._growth = Growth()
+        self._sockets = list(sockets.values())
+        self._monitors = [_monitor(context, name, socket) for name, socket in sockets.items()]
+        self._thread = threading.Thread(target=self._run, name="connections", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """On the thread that has the sockets."""
+        for socket in self._sockets:
+            socket.monitor(None, 0)  # Its last word is that it ends, which ends the thread.
+        self._thread.join()
+        for monitor in self._monitors:
+            monitor.close(linger=0)
+
+    @property
+    def count(self) -> int:
+        """Over TCP and ipc."""
+        return len(self._known)
+
+    @property
+    def alive(self) -> bool:
+        """Whether somebody counts. libzmq's words pile up otherwise."""
+        return self._thread.is_alive()
+
+    def cut(self, descriptor: int, why: str) -> None:
+        """Ends the connection that has this descriptor, for it did what nobody may. Safe from any thread."""
+        line = line_of(descriptor)
+        if line is not None:
+            self._cut(line, why)
+
+    # --- its thread --------------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        poller, open_ones = zmq.Poller(), len(self._monitors)
+        for monitor in self._monitors:
+            poller.register(monitor, zmq.POLLIN)
+        while open_ones:
+            for monitor, _ in poller.poll(self._patience()):
+                open_ones -= self._read(monitor)
+            now = self._clock()
+            if now >= self._looked + LOOK:
+                self._looked = now
+                self._look(now)
+
+    def _patience(self) -> int | None:
+        """Milliseconds until there is something to do, whatever comes; None: for ever."""
+        return int(LOOK * 1000) if self._known or self._left or self._verify else None
+
+    def _read(self, monitor: zmq.Socket[bytes]) -> int:
+        """Takes what has come. How many sockets said their last word: 1 or none."""
+        while int(monitor.getsockopt(zmq.EVENTS)) & _POLLIN:
+            event, value = _EVENT.unpack(monitor.recv_multipart()[0])
+            self._heard = self._clock()
+            if event == _ACCEPTED:
+                self._accepted(value)
+            elif event == _ENDED:
+                self._ended(value)
+            elif event == _CLOSED:
+                self._verify = True  # Those who came by that address go without a word.
+            elif event == _OVER:
+                return 1
+        return 0
+
+    def _accepted(self, descriptor: int) -> None:
+        if descriptor in self._known:  # One that went without a word.
+            self._ended(descriptor)
+        line = line_of(descriptor)
+        if line is None:
+            return
+        why = self._no_room(line, self._clock()) if line.address else ""
+        if why:
+            self._stats.count("connections_refused")
+            line.cut()
+            self._say("a connection was refused: %s", why, line)
+            return
+        self._known[descriptor] = line
+        if line.address:
+            self._over_tcp += 1
+            self._addresses[line.address] += 1
+            if self._proven:
+                self._young.append(line)
+
+    def _ended(self, descriptor: int) -> None:
+        self._left += 1
+        self._gone(descriptor)
+        line = self._known.pop(descriptor, None)
+        if line is not None and line.address:
+            self._over_tcp -= 1
+            self._addresses[line.address] -= 1
+            if not self._addresses[line.address]:
+                del self._addresses[line.address]
+
+    def _no_room(self, line: Line, now: float) -> str:
+        """Why there is none for one more; empty when there is."""
+        self._allowance = min(float(BURST), self._allowance + (now - self._allowed_at) * RATE)
+        self._allowed_at = now
+        if self._over_tcp >= self.most:
+            return f"there are {self.most} already"
+        if self._addresses[line.address] >= max(1, int(self.most * SHARE)):
+            return "there are too many from this address already"
+        if self._allowance < 1:
+            return f"more than {RATE:.0f} new ones a second"
+        self._allowance -= 1
+        return ""
+
+    def _cut(self, line: Line, why: str) -> None:
+        self._stats.count("connections_cut")
+        line.cut()
+        self._say("a connection was cut: %s", why, line)
+
+    # --- a look around -----------------------------------------------------------------------------------------------
+
+    def _look(self, now: float) -> None:
+        if self._verify:
+            self._verify = False
+            for line in [line for line in self._known.values() if not line.there]:
+                self._ended(line.descriptor)
+        if self._proven:
+            self._look_at_strangers()
+        self._look_at_memory(now)
+        if self._left >= _CROWD and now >= self._heard + _QUIET:
+            self._left = 0
+            give_back()
+
+    def _look_at_strangers(self) -> None:
+        """Whoever has not shown a key and sends more than a handshake takes fills memory on purpose."""
+        came, self._young = self._young, []
+        for line in came:
+            acked, received = line.traffic() or (_UNPROVEN + 1, 0)
+            if acked > _UNPROVEN:
+                continue  # It has shown its key, or has gone.
+            if received > STRANGER:
+                self._cut(line, "it sent more than a handshake takes, without a key")
+            else:
+                self._young.append(line)
+
+    def _look_at_memory(self, now: float) -> None:
+        """ZeroMQ keeps what it receives until a message is whole and read, however much that is. When memory grows too fast, the
+        connection that sends most is at fault: it is cut, and comes again if it means well."""
+        grown = self._growth.grown(now, private())
+        if grown < GROWTH // 4:
+            self._marks = {}
+            return
+        sent = {line: found[1] for line in list(self._known.values()) if (found := line.traffic()) is not None}
+        if grown >= GROWTH and self._marks:
+            line, bytes_ = max(((line, count - self._marks.get(line, 0)) for line, count in sent.items()), key=lambda one: one[1])
+            if bytes_ >= GROWTH // 16:
+                self._cut(line, "it sent more than is read, and memory grew too fast")
+                self._left += _CROWD
+            self._growth.forget()
+        self._marks = sent
+
+    def _say(self, sentence: str, why: str, line: Line) -> None:
+        """Once a second: whoever floods us is not to fill the log as well."""
+        now = self._clock()
+        if now >= self._said + _SAY_AGAIN:
+            self._said = now
+            log.warning(f"{sentence} address=%s connections=%d", why, line.address or "ipc", len(self._known))
+
+
+def _monitor(context: zmq.Context[zmq.Socket[bytes]], name: str, socket: zmq.Socket[bytes]) -> zmq.Socket[bytes]:
+    """What libzmq tells of a socket's connections. Its queue has no end: a full one would stop all of libzmq."""
+    address = f"inproc://connections-{name}"
+    socket.monitor(address, _WATCHED)
+    monitor = context.socket(zmq.PAIR)
+    monitor.setsockopt(zmq.RCVHWM, 0)
+    monitor.connect(address)
+    return monitor

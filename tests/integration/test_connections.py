@@ -1,0 +1,155 @@
+"""Connections as libzmq tells of them: counted, bounded, cut where that is needed, and forgotten when they end."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import zmq
+
+from broadcaster.protocol.keyfile import parse_key
+from broadcaster.security import Grant, KeyDirectory
+from broadcaster.server import connections, topics
+from broadcaster.server.core import Core
+from tests.bare_peer import BarePeer, wait_until
+from tests.hostile import MIB, frame, greeting, ready
+from tests.integration.cores import serving
+
+
+def where(core: Core, channel: str) -> tuple[str, int]:
+    host, _, port = core.endpoints[channel].removeprefix("tcp://").rpartition(":")
+    return host, int(port)
+
+
+def is_cut(line: socket.socket) -> bool:
+    """Whether the other end has hung up. What it said is read meanwhile."""
+    line.settimeout(0.05)
+    try:
+        while line.recv(65536):
+            pass
+    except TimeoutError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
+@pytest.fixture
+def lines() -> Iterator[contextlib.ExitStack]:
+    with contextlib.ExitStack() as stack:
+        yield stack
+
+
+def test_connections_are_counted_and_forgotten(tmp_path: Path, lines: contextlib.ExitStack) -> None:
+    with serving(tmp_path) as (core, peer):
+        before = wait_until(lambda: peer.stats()["connections"] >= 1 and peer.stats()["connections"], "it sees us")
+        for channel in ("upload", "push", "data"):
+            lines.enter_context(socket.create_connection(where(core, channel)))
+        with BarePeer({name: f"ipc://{core.slot_directory}/{name}.sock" for name in ("upload", "data")}) as near:
+            near.stats()
+            wait_until(lambda: peer.stats()["connections"] == before + 5, "all five are counted")
+        wait_until(lambda: peer.stats()["connections"] == before + 3, "the two have gone")
+        lines.close()
+        wait_until(lambda: peer.stats()["connections"] == before, "all have gone")
+
+
+def test_more_connections_than_are_allowed_are_refused_and_others_go_on(tmp_path: Path, lines: contextlib.ExitStack) -> None:
+    with serving(tmp_path, max_connections=20) as (core, peer):
+        peer.stats()
+        crowd = [lines.enter_context(socket.create_connection(where(core, "data"))) for _ in range(30)]
+        wait_until(lambda: peer.stats()["connections_refused"] >= 15, "those that are too many are refused")
+        assert peer.stats()["connections"] <= 20
+        assert sum(is_cut(one) for one in crowd) >= 15
+        with BarePeer({name: f"ipc://{core.slot_directory}/{name}.sock" for name in ("upload", "data")}) as near:
+            assert near.stats()["connections"], "who comes by ipc has room"
+        lines.close()
+        wait_until(lambda: peer.stats()["connections"] <= 4, "those that had room have gone")
+        with BarePeer(core.endpoints) as other:
+            assert other.stats()["connections"]
+
+
+def test_new_connections_have_a_pace(tmp_path: Path, lines: contextlib.ExitStack, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "BURST", 10)
+    monkeypatch.setattr(connections, "RATE", 20.0)
+    with serving(tmp_path) as (core, peer):
+        for _ in range(100):
+            lines.enter_context(socket.create_connection(where(core, "data")))
+        wait_until(lambda: peer.stats()["connections_refused"] >= 50, "most of them are refused")
+
+        def gets_in() -> bool:
+            with BarePeer(core.endpoints) as other:
+                return bool(other.ask("ping", seconds=5).kind == "pong")
+
+        assert gets_in(), "whoever comes again gets in"
+
+
+def test_a_connection_that_subscribes_without_end_is_cut_and_others_keep_theirs(
+    tmp_path: Path, lines: contextlib.ExitStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(topics, "TOPICS", 100)
+    with serving(tmp_path) as (core, peer):
+        follower = peer.subscription(core.endpoints["push"], *(b"default/m%d\0e" % n for n in range(100)))
+        wait_until(lambda: peer.stats()["subscriptions"] == 100, "one that follows many models is served")
+        line = lines.enter_context(socket.create_connection(where(core, "push")))
+        line.sendall(greeting(b"NULL") + ready(b"SUB"))
+        with contextlib.suppress(OSError):
+            line.sendall(b"".join(frame(b"\x01default/x%d\0e" % n) for n in range(5000)))
+        wait_until(lambda: is_cut(line), "it is cut")
+        wait_until(lambda: peer.stats()["subscriptions"] == 100, "what it wanted is forgotten")
+        assert peer.stats()["connections_cut"] == 1
+        peer.publish("m7", b"x")
+        wait_until(lambda: follower.poll(100) and follower.recv_multipart()[1] == b"event", "the others are told")
+
+
+def test_a_connection_whose_message_never_ends_is_cut(
+    tmp_path: Path, lines: contextlib.ExitStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "GROWTH", 48 << 20)
+    with serving(tmp_path) as (core, peer):
+        line = lines.enter_context(socket.create_connection(where(core, "upload")))
+        line.sendall(greeting(b"NULL") + ready(b"DEALER"))
+        part = frame(bytes(MIB - 64), more=True)
+        line.settimeout(0.5)
+        with pytest.raises(OSError):
+            for _ in range(2000):
+                line.sendall(part)
+        wait_until(lambda: peer.stats()["connections_cut"] == 1, "it is counted")
+        assert peer.publish("m", os.urandom(3 * MIB)).kind == "done"
+
+
+def test_whoever_has_not_shown_a_key_cannot_send_more_than_a_handshake_takes(tmp_path: Path, lines: contextlib.ExitStack) -> None:
+    keys = KeyDirectory(tmp_path / "keys")
+    keys.make("admin", Grant("admin", "*", "*"))
+    with serving(tmp_path, keys_dir=tmp_path / "keys") as (core, _):
+        strangers = [lines.enter_context(socket.create_connection(where(core, name))) for name in ("upload", "data")]
+        for line in strangers:
+            line.sendall(greeting(b"CURVE") + frame(bytes(MIB - 64))[: MIB // 2])
+        for line in strangers:
+            wait_until(lambda line=line: is_cut(line), "it is cut long before its handshake is given up", seconds=3)
+        with BarePeer({name: f"ipc://{core.slot_directory}/{name}.sock" for name in ("upload", "data")}) as near:
+            assert near.stats()["connections_cut"] == 2
+
+
+def test_nobody_is_cut_who_sends_much_as_soon_as_its_key_is_known(tmp_path: Path) -> None:
+    keys = KeyDirectory(tmp_path / "keys")
+    file = keys.make("admin", Grant("admin", "*", "*"))
+    key = parse_key(file.read_text(), "admin")
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    senders = [context.socket(zmq.DEALER) for _ in range(20)]
+    with serving(tmp_path, keys_dir=tmp_path / "keys") as (core, _):
+        try:
+            for one in senders:
+                one.curve_publickey, one.curve_secretkey = key.public.encode(), key.secret.encode()
+                one.curve_serverkey = key.server.encode()
+                one.connect(core.endpoints["upload"])
+                for _ in range(3):
+                    one.send_multipart([b"", b"x" * 64, bytes(MIB - 100)])
+            with BarePeer({name: f"ipc://{core.slot_directory}/{name}.sock" for name in ("upload", "data")}) as near:
+                wait_until(lambda: near.stats()["bad_messages"] == 60, "all of it came")
+                assert near.stats()["connections_cut"] == 0
+        finally:
+            context.destroy(linger=0)
