@@ -17,6 +17,7 @@ from pydantic import BeforeValidator, Field, ValidationError, ValidationInfo, fi
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
+from broadcaster.cogment_variables import PORT, Found, read_variables
 from broadcaster.protocol.errors import ConfigError
 from broadcaster.protocol.limits import MAX_PAYLOAD
 from broadcaster.protocol.names import PATTERN
@@ -61,6 +62,11 @@ class Settings(BaseSettings):
     http_tokens: Path | None = Field(None, description="file of tokens for HTTP; none: keys/http-tokens.toml in the archive's")
     http_cert: Path | None = Field(None, description="certificate for TLS on HTTP, in PEM")
     http_key: Path | None = Field(None, description="its private key; none: it is in the same file")
+    grpc_port: Port | None = Field(None, description="port of the Cogment front; 0 picks a free one, off has none")
+    grpc_host: str | None = Field(None, min_length=1, description="address that gRPC listens on; none: that of --host")
+    grpc_open: bool = Field(False, description="nobody needs a token on the gRPC port")
+    grpc_reflection: bool = Field(False, description="tell gRPC clients what can be called")
+    grpc_chunk_size: Annotated[Size, Field(ge=1)] = Field(2 << 20, description="bytes of a chunk sent over gRPC; 3 MiB at most")
     keys_dir: Path | None = Field(None, description="directory of keys; none: keys in the archive's")
     advertise: str | None = Field(None, min_length=1, description="host name that clients are told to connect to")
     archive_dir: Path = Field(Path("broadcaster-data"), description="directory of archived versions")
@@ -91,15 +97,25 @@ class Settings(BaseSettings):
     def _any_address(cls, host: str) -> str:
         return "0.0.0.0" if host == "*" else host  # ZeroMQ's own word for it is no address that anybody can connect to.
 
-    @field_validator("http_port", mode="before")
+    @field_validator("http_port", "grpc_port", mode="before")
     @classmethod
     def _off(cls, port: Any) -> Any:
         return None if isinstance(port, str) and port.lower() == "off" else port
 
-    @field_validator("http_host")
+    @field_validator("http_host", "grpc_host")
     @classmethod
-    def _all_addresses(cls, host: str) -> str:
+    def _all_addresses(cls, host: str | None) -> str | None:
         return "0.0.0.0" if host == "*" else host
+
+    @property
+    def grpc_address(self) -> str:
+        """The address that gRPC listens on."""
+        return self.grpc_host or self.host
+
+    @property
+    def grpc_on(self) -> int | None:
+        """The port of gRPC; None: it is off. To open it turns it on, unless it was turned off by name."""
+        return PORT if self.grpc_open and "grpc_port" not in self.model_fields_set else self.grpc_port
 
     @field_validator("slot_group", mode="before")
     @classmethod
@@ -128,10 +144,10 @@ class Settings(BaseSettings):
         """Where the tokens of HTTP are, if there are any."""
         return self.http_tokens or self.archive_dir / "keys" / "http-tokens.toml"
 
-    @field_validator("push_port", "data_port", "http_port")
+    @field_validator("push_port", "data_port", "http_port", "grpc_port")
     @classmethod
     def _one_port_each(cls, port: int | None, info: ValidationInfo) -> int | None:
-        for other in ("upload_port", "push_port", "data_port"):
+        for other in ("upload_port", "push_port", "data_port", "http_port"):
             if other == info.field_name:
                 break
             if port and info.data.get(other) == port:
@@ -152,26 +168,32 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        return init_settings, env_settings, InitSettingsSource(settings_cls, cls._from_file)
+        given, implied = (InitSettingsSource(settings_cls, dict(said)) for said in (cls._cogment.given, cls._cogment.implied))
+        return init_settings, given, env_settings, InitSettingsSource(settings_cls, cls._from_file), implied
 
     _from_file: ClassVar[dict[str, Any]] = {}
+    _cogment: ClassVar[Found] = Found()
 
 
 def load_settings(flags: dict[str, Any], file: Path | None = None) -> Settings:
-    """The settings from flags (those that are not None), environment, file and defaults.
+    """The settings from flags (those that are not None), environment, file and defaults. The variables of the Cogment Model
+    Registry are part of the environment, and win over ours.
 
     `file` is a TOML file; None means the one that BROADCASTER_CONFIG names, if any. Raises ConfigError that names every wrong
     key and what would be right.
     """
     named = file or os.environ.get(FILE_VARIABLE)
     given = _read(Path(named)) if named else {}
-    source = type("Settings", (Settings,), {"_from_file": given, "__module__": __name__, "__annotations__": {}})
+    cogment = read_variables(os.environ)
+    made = {"_from_file": given, "_cogment": cogment, "__module__": __name__, "__annotations__": {}}
+    source, sentences = type("Settings", (Settings,), made), list(cogment.mistakes)
     try:
         settings: Settings = source(**{name: value for name, value in flags.items() if value is not None})
     except ValidationError as wrong:
-        sentences = [_sentence(error) for error in wrong.errors()]
+        sentences += [_sentence(error) for error in wrong.errors()]
+    if sentences:
         key, _, reason = "; ".join(sentences).partition(": ")
-        raise ConfigError(key=key, reason=reason) from None
+        raise ConfigError(key=key, reason=reason)
     return settings
 
 

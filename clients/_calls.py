@@ -55,6 +55,11 @@ class Calls:
         """What requests ask for where the time goes for, while somebody wants to know."""
         self._pool = BufferPool()
 
+    @property
+    def driver(self) -> Driver:
+        """What asks, for who needs more of it than questions."""
+        return self._driver
+
     def of(self, namespace: str, timeout: float) -> Calls:
         """The same broadcaster, asked of another namespace, with another patience."""
         return Calls(self._driver, namespace, timeout)

@@ -14,7 +14,7 @@ from broadcaster.protocol.errors import Closed, InvalidRequest, LocalProtocolErr
 from clients._checks import check_timeout
 from clients._driver import futures
 from clients._driver.acking import Mark
-from clients._driver.alias_feed import AliasFeed, AnyFeed
+from clients._driver.alias_feed import AliasFeed, SnapshotFeed
 from clients._driver.feed import Heard
 from clients._driver.listing import Listing
 from clients._driver.loop import Driver
@@ -60,7 +60,7 @@ class Subscriber:
     snapshot that the user keeps costs one more, and so does a version that `every` reads.
     """
 
-    def __init__(self, driver: Driver, feed: AnyFeed, *, every: bool = False) -> None:
+    def __init__(self, driver: Driver, feed: SnapshotFeed, *, every: bool = False) -> None:
         self._driver = driver
         self._feed = feed
         self._mark = Mark(driver.name)
@@ -159,7 +159,9 @@ class Subscriber:
     def every(self) -> Every:
         """Iterates over every version in order: the newest that is there now, then all that are published from now on.
 
-        Raises VersionEvicted for one that is gone before it was read, naming it; going on with the same iterator brings the next.
+        Raises VersionDeleted or VersionEvicted for one that is gone before it was read, naming it; going on with the same
+        iterator brings the next. What is missing after a restart or a long absence is VersionEvicted, from `number` to `until`,
+        whatever became of it.
         """
         self.check()
         listing, self._listed = self._listed or self._list(), None

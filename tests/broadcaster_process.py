@@ -54,7 +54,7 @@ class BroadcasterProcess:
         self.options = list(options)
         self.environment = dict(environment or {})
         self.ready: dict[str, Any] = {}
-        """What the ready file said: addresses by channel, and `pids`."""
+        """What the ready file said: addresses by channel (`grpc`: HOST:PORT, with the option `--grpc-port 0`), and `pids`."""
         self._process: subprocess.Popen[bytes] | None = None
         self._ports = {"upload": 0, "push": 0, "data": 0}
         self._http = "0" if http else "off"
@@ -123,7 +123,9 @@ class BroadcasterProcess:
             str(self.ready_file),
         ]
         web = ["--http-port", self.ready["http"].rpartition(":")[2] if "http" in self.ready else self._http]
-        return [sys.executable, "-m", "broadcaster", "serve", *ports, *web, *directories, *self.options]
+        # Behind the options, which may have asked for a free one.
+        grpc = ["--grpc-port", self.ready["grpc"].rpartition(":")[2]] if "grpc" in self.ready else []
+        return [sys.executable, "-m", "broadcaster", "serve", *ports, *web, *directories, *self.options, *grpc]
 
     def stop(self, *, timeout: float = STOP) -> int:
         """Asks it to end, and returns its exit code. Raises AssertionError when it is still there after `timeout` seconds."""

@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 
-PURE_ROOMS = {"acks", "beacons", "catalog", "eventlog", "numbers", "retention", "search"}
+PURE_ROOMS = {"acks", "beacons", "catalog", "cogment_variables", "eventlog", "numbers", "retention", "search"}
 ROOMS = PURE_ROOMS | {"store", "security", "slots", "stats"}
 CLIENTS = {"clients", "protocol"}
 ANYTHING = ROOMS | CLIENTS | {"config", "broker", "server", "web", "cogment", "demo", "supervisor", "cli", "entry"}
@@ -20,7 +20,7 @@ OURS: dict[str, set[str]] = {  # room: what of ours it may import, beside itself
     "": set(),  # broadcaster/__init__.py, which everybody imports
     "protocol": set(),
     "clients": {"protocol"},
-    "config": {"protocol"},
+    "config": {"protocol", "cogment_variables"},
     **{room: {"protocol"} for room in PURE_ROOMS},
     **{room: {"protocol", "config"} for room in ROOMS - PURE_ROOMS},
     "broker": ROOMS | {"protocol", "config"},

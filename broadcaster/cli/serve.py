@@ -43,6 +43,11 @@ _DESCRIPTORS = 1 << 20
 @click.option("--http-tokens", metavar="FILE", help="Tokens of HTTP.  [default: keys/http-tokens.toml, in the archive]")
 @click.option("--http-cert", metavar="FILE", help="Certificate for TLS on HTTP, in PEM.")
 @click.option("--http-key", metavar="FILE", help="Its private key.  [default: in the certificate's file]")
+@click.option("--grpc-port", metavar="PORT", help="Port of the Cogment front; 0 picks one; or off.  [default: off]")
+@click.option("--grpc-host", metavar="ADDRESS", help="Address that gRPC listens on.  [default: that of --host]")
+@click.option("--grpc-open", is_flag=True, default=None, help="Nobody needs a token on the gRPC port, which this turns on: 9000.")
+@click.option("--grpc-reflection", is_flag=True, default=None, help="Tell gRPC clients what can be called.")
+@click.option("--grpc-chunk-size", metavar="SIZE", help="Size of a chunk sent over gRPC.  [default: 2MiB, 3MiB at most]")
 @click.option("--archive-dir", metavar="DIR", help="Directory of archived versions.  [default: broadcaster-data]")
 @click.option("--slot-dir", metavar="DIR", help="Shared-memory directory for payloads.  [default: one of its own in /dev/shm]")
 @click.option("--slot-group", metavar="GROUP", help="Group that may use the slot directory, too.  [default: its user alone]")
@@ -124,6 +129,7 @@ class Stop:
 
 def _serve(flags: dict[str, Any], file: Path | None, stop: Stop) -> int:
     """Runs until the end, in the supervisor's process and in that of each part."""
+    from broadcaster.cli.cogment import require_grpc_access
     from broadcaster.cli.keys import key_directory
     from broadcaster.cli.logs import start_logging
     from broadcaster.cli.web import require_http_access
@@ -135,13 +141,15 @@ def _serve(flags: dict[str, Any], file: Path | None, stop: Stop) -> int:
     start_logging(settings.log_level)
     if settings.http_port is not None:
         require_http_access(settings)
+    if settings.grpc_on is not None:
+        require_grpc_access(settings)
     keys = key_directory(settings)
     ready = ReadyFile(settings.ready_file)
     ready.prepare()
     supervisor = os.getpid()
     slots, own = slot_directory(settings.slot_dir, settings.data_port)
     parts = [Part("core", lambda tell, told: _core(settings, slots, keys, stop, tell, told.get("core")))]
-    if settings.http_port is not None:
+    if settings.http_port is not None or settings.grpc_on is not None:
         parts.append(Part("web", lambda tell, told: _web(settings, tell, told)))
     try:
         return Supervisor(parts, ready.tell).run()
@@ -174,17 +182,18 @@ def _core(settings: Settings, slots: Path, keys: Path | None, stop: Stop, tell: 
 
 
 def _web(settings: Settings, tell: Tell, told: Mapping[str, Facts]) -> int:
-    """The life of the web process."""
-    from broadcaster.cli.web import web_options
-    from broadcaster.web.serve import serve
+    """The life of the web process: HTTP, gRPC, or both."""
+    from broadcaster.cli.web import run_fronts
 
-    def serving(url: str, port: int) -> None:
-        tell({"endpoints": {"http": url}, "port": port})
-        if "web" not in told:
-            log.info("pages url=%s", url)
+    before = told.get("web")
 
-    port = told["web"]["port"] if "web" in told else settings.http_port or 0
-    return serve(web_options(settings, port, told["core"]["inside"]), serving)
+    def serving(endpoints: Mapping[str, str], ports: Mapping[str, int]) -> None:
+        tell({"endpoints": dict(endpoints), "ports": dict(ports)})
+        if before is None:
+            for name, endpoint in endpoints.items():
+                log.info("pages url=%s" if name == "http" else "cogment address=%s", endpoint)
+
+    return run_fronts(settings, told["core"]["inside"], before["ports"] if before else {}, serving)
 
 
 def _options(settings: Settings, slots: Path, keys: Path | None, ports: Mapping[str, int]) -> Any:

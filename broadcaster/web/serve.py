@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import logging
 import socket
@@ -18,9 +19,9 @@ from broadcaster.web.options import WebOptions
 from broadcaster.web.tokens import read_tokens
 
 
-def serve(options: WebOptions, serving: Callable[[str, int], None]) -> int:
-    """Serves until SIGTERM; `serving(url, port)` is called when requests are answered. Returns the exit code. Raises PortInUse,
-    ConfigError."""
+def serve(options: WebOptions, serving: Callable[[str, int], None], ending: Callable[[], None]) -> int:
+    """Serves until SIGTERM; `serving(url, port)` is called when requests are answered, `ending` on a thread when no more are: the
+    signal kills behind that. Returns the exit code. Raises PortInUse, ConfigError."""
     if options.tokens is not None and options.tokens.exists():
         read_tokens(options.tokens)  # What is wrong with it is said at the start; later it lets nobody in.
     config = _config(options)
@@ -28,7 +29,7 @@ def serve(options: WebOptions, serving: Callable[[str, int], None]) -> int:
     port = listening.getsockname()[1]
     scheme = "http" if options.certificate is None else "https"
     logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)  # It says what clients did wrong, at length.
-    server = _Server(config, lambda: serving(_url(scheme, options.host, port), port))
+    server = _Server(config, lambda: serving(_url(scheme, options.host, port), port), ending)
     server.run(sockets=[listening])
     return 0 if server.started else 1
 
@@ -66,14 +67,18 @@ def _tls(options: WebOptions) -> ssl.SSLContext:
 
 
 class _Server(uvicorn.Server):
-    def __init__(self, config: uvicorn.Config, serving: Callable[[], None]) -> None:
+    def __init__(self, config: uvicorn.Config, serving: Callable[[], None], ending: Callable[[], None]) -> None:
         super().__init__(config)
         self._serving = serving
+        self._ending = ending
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if self.started:
             self._serving()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        await asyncio.gather(super().shutdown(sockets), asyncio.to_thread(self._ending))
 
 
 def _listen(options: WebOptions) -> socket.socket:

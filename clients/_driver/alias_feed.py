@@ -14,6 +14,7 @@ from clients._driver.acking import Acking
 from clients._driver.delivery import Delivery
 from clients._driver.feed import Feed, Outside
 from clients._driver.listing import Listing
+from clients._driver.newest_feed import InfoOnly, NewestFeed
 from clients._driver.owner import Ids, Send
 from clients._driver.waiting import Waiting
 from clients.buffers import BufferPool
@@ -147,11 +148,15 @@ class AliasFeed(Waiting):
         return bool(out)
 
 
-AnyFeed = Feed | AliasFeed
+SnapshotFeed = Feed | AliasFeed
+"""What shows whole versions."""
+AnyFeed = SnapshotFeed | NewestFeed
 
 
 def make_feed(namespace: str, model_id: str, delivery: Delivery, outside: Outside, send: Send) -> AnyFeed:
-    """A feed of a model's newest version, or of what one of its aliases names."""
+    """A feed of a model's newest version, of what is known of that, or of what one of its aliases names."""
     if isinstance(delivery, ByAlias):
         return AliasFeed(namespace, model_id, delivery, outside, send)
+    if isinstance(delivery, InfoOnly):
+        return NewestFeed(namespace, model_id, delivery, outside, send)
     return Feed(namespace, model_id, delivery, outside, send)

@@ -21,6 +21,7 @@ from broadcaster.protocol.machines.alias import AliasState
 from broadcaster.protocol.machines.fetch import FetcherState
 from broadcaster.protocol.machines.follow import FollowerState
 from broadcaster.protocol.machines.grant import SlotUploaderState
+from broadcaster.protocol.machines.newest import NewestState
 from broadcaster.protocol.machines.upload import AssemblerState, UploaderState
 from broadcaster.protocol.messages import DIGEST_KINDS, KINDS, Message, Reply, Request, acks, push, rules, search
 from broadcaster.protocol.subscriber import SubscriberInfo
@@ -215,6 +216,7 @@ MACHINES: dict[str, type[Enum]] = {
     "Assembler": AssemblerState,
     "Fetcher": FetcherState,
     "Follower": FollowerState,
+    "NewestFollower": NewestState,
     "AliasFollower": AliasState,
 }
 

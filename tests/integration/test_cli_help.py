@@ -61,6 +61,7 @@ def test_the_manual_names_every_setting_with_its_variable_its_key_and_its_defaul
             1 << 30: "1GiB",
             64 << 30: "64GiB",
             16 << 20: "16MiB",
+            2 << 20: "2MiB",
             86400.0: "86400",
             None: "none",
             False: "false",
