@@ -27,6 +27,7 @@ from broadcaster.protocol.errors import (
     VersionEvicted,
 )
 from broadcaster.protocol.limits import ALIASES, INLINE, PINS
+from broadcaster.protocol.names import LATEST
 from broadcaster.protocol.ranges import Ranges, bounded, covers, merged
 from broadcaster.protocol.version import ModelInfo, VersionInfo
 
@@ -107,6 +108,8 @@ class Catalog:
         """Bytes of transient versions that users pinned."""
         self.held_count = 0
         self.version_count = 0
+        self.lost_count = 0
+        """Versions of which nothing can be read any more but their numbers."""
         self._lines: dict[Key, _Line] = {}
         self._names: dict[str, list[str]] = {}
         self._ended: dict[Key, int] = {}
@@ -196,6 +199,8 @@ class Catalog:
         kept = [line.versions[number] for number in line.numbers if number <= upto]
         for one in kept:
             self._forget(line, one)
+        self.lost_count -= len(line.lost)
+        line.lost = frozenset()
         if line.numbers:
             line.user_data, line.tags, line.aliases = {}, {}, {}
             line.description, line.retention = "", {}
@@ -246,6 +251,20 @@ class Catalog:
         self._insert(self._line((info.namespace, info.model_id)), kept)
         return kept
 
+    def adopt(self, info: VersionInfo, upload_id: bytes) -> Kept:
+        """An archived version that is found on disk while newer ones are known already. Raises UnknownModel."""
+        line = self._line((info.namespace, info.model_id))
+        if info.number > line.highest:
+            return self.load(info, upload_id)
+        kept = Kept(info, upload_id, 0, 0.0)
+        line.versions = dict(sorted([*line.versions.items(), (info.number, kept)]))
+        insort(line.numbers, info.number)
+        self._no_longer_lost(line, info.number)
+        if info.pinned:
+            line.pinned.add(info.number)
+        self.version_count += 1
+        return kept
+
     def load_deleted(self, key: Key, ranges: Ranges, ended: int) -> None:
         """What a start knows of a model's deleted versions, and up to which number a model of this name was deleted (0: none)."""
         line = self._lines.get(key)
@@ -261,6 +280,7 @@ class Catalog:
         line = self._line(key)
         line.lost = frozenset(numbers)
         line.highest = max([line.highest, *line.lost])
+        self.lost_count += len(line.lost)
 
     def replace(self, kept: Kept, **changes: object) -> Kept:
         """The same version with other annotations (archived, sha256, tags, metrics)."""
@@ -270,12 +290,13 @@ class Catalog:
         return kept
 
     def find(self, key: Key, ref: int | str) -> Kept:
-        """By number, by -n (the n-th newest that can be fetched), or by alias.
+        """By number, by -n (the n-th newest that can be fetched), by alias, or as "latest", which is -1.
 
         Raises UnknownModel, UnknownVersion, VersionDeleted or VersionEvicted for what was there and left, StoreCorrupt for what
         is damaged so that nothing is known of it.
         """
         line = self._line(key)
+        ref = -1 if ref == LATEST else ref
         number = line.aliases.get(ref) if isinstance(ref, str) else ref
         if number is None or number == 0 or number < -len(line.numbers):
             raise UnknownVersion(model_id=key[1], number=ref)
@@ -291,7 +312,7 @@ class Catalog:
                 operation=f"looking up {key[1]} version {number}",
                 where="the archive",
                 reason="its manifest cannot be read",
-                hint="Restore it from a backup.",
+                hint="Restore it from a backup, or delete it.",
                 model_id=key[1],
                 number=number,
             )
@@ -376,6 +397,16 @@ class Catalog:
         line, number = self._line(key), kept.info.number
         line.aliases = {alias: at for alias, at in line.aliases.items() if at != number}
         self._forget(line, kept)
+        line.deleted = bounded(merged(line.deleted, [number]), line.numbers)
+
+    def is_lost(self, key: Key, number: int) -> bool:
+        """Whether this is a version of which nothing can be read any more. Raises UnknownModel."""
+        return number in self._line(key).lost
+
+    def delete_lost(self, key: Key, number: int) -> None:
+        """Forgets one of those."""
+        line = self._line(key)
+        self._no_longer_lost(line, number)
         line.deleted = bounded(merged(line.deleted, [number]), line.numbers)
 
     def archived(self, key: Key) -> list[VersionInfo]:
@@ -557,6 +588,10 @@ class Catalog:
         if kept.info.pinned:
             line.pinned.add(number)
         self.version_count += 1
+
+    def _no_longer_lost(self, line: _Line, number: int) -> None:
+        self.lost_count -= number in line.lost
+        line.lost -= {number}
 
     def _superseded(self, entry: tuple[int, Key, int]) -> Kept | None:
         """The version of a heap entry if it is still resident and not (again) its model's newest."""

@@ -51,7 +51,7 @@ from broadcaster.protocol.messages import (
     Versions,
     write_value,
 )
-from broadcaster.protocol.names import check_name
+from broadcaster.protocol.names import LATEST, check_name
 from broadcaster.protocol.version import ModelInfo, VersionInfo
 
 Info = TypeVar("Info", ModelInfo, VersionInfo)
@@ -142,7 +142,7 @@ class Registry:
 
         self._announce(key, "created", now)
         archive = self._rooms.archive
-        self._durable(caller, lambda: archive.set_model(info), lambda: self._model_reply(request, key), undo)
+        self._durable(caller, key, (), lambda: archive.set_model(info), lambda: self._model_reply(request, key), undo)
 
     def update(self, request: UpdateModel, caller: Caller, now: float) -> None:
         key = _key(request, request.model_id)
@@ -199,7 +199,7 @@ class Registry:
             self._rooms.catalog.update(key, **{name: getattr(before, name) for name in said})
             self._announce(key, "updated", now)
 
-        self._durable(caller, lambda: archive.set_model(info), reply, undo)
+        self._durable(caller, key, (), lambda: archive.set_model(info), reply, undo)
 
     def delete_model(self, request: DeleteModel, caller: Caller, now: float) -> None:
         key = _key(request, request.model_id)
@@ -225,12 +225,15 @@ class Registry:
             self._announce(key, "deleted", now)
             return Deleted(request_id=request.request_id)
 
-        self._durable(caller, job, gone, undo)
+        self._durable(caller, key, [kept.info.number for kept in leaving], job, gone, undo)
 
     # --- changing versions -----------------------------------------------------------------------------------------
 
     def delete_version(self, request: DeleteVersion, caller: Caller, now: float) -> None:
         key = _key(request, request.model_id)
+        if self._rooms.catalog.is_lost(key, request.number):
+            self._delete_lost(request, key, caller, now)
+            return
         kept = self._rooms.catalog.require_version_deletable(key, request.number, force=request.force)
         before = self._rooms.catalog.model(key)
         model = replace(before, aliases={name: at for name, at in before.aliases.items() if at != request.number})
@@ -253,7 +256,18 @@ class Registry:
                 self._announce(key, "version-deleted", now, number=request.number)
             return Deleted(request_id=request.request_id)
 
-        self._durable(caller, job, gone, lambda: _mark([kept], leaving=False))
+        self._durable(caller, key, [request.number], job, gone, lambda: _mark([kept], leaving=False))
+
+    def _delete_lost(self, request: DeleteVersion, key: Key, caller: Caller, now: float) -> None:
+        """One of which only a manifest is left that cannot be read."""
+        archive, number = self._rooms.archive, request.number
+
+        def gone() -> Deleted:
+            self._rooms.catalog.delete_lost(key, number)
+            self._announce(key, "version-deleted", now, number=number)
+            return Deleted(request_id=request.request_id)
+
+        self._durable(caller, key, (), lambda: archive.note_deleted(*key, number, b""), gone, lambda: None)
 
     def archive(self, request: Archive, caller: Caller) -> None:
         def done(result: VersionInfo | BroadcasterError) -> None:
@@ -269,6 +283,8 @@ class Registry:
         check_name("alias", request.alias)
         if request.alias.isdigit() and request.number is not None:
             raise InvalidRequest(field="alias", reason=f"{request.alias} would be taken for a version's number")
+        if request.alias == LATEST and request.number is not None:
+            raise InvalidRequest(field="alias", reason=f"{LATEST} means the newest version: choose another name")
         before = dict(self._rooms.catalog.model(key).aliases)
         self._rooms.catalog.set_alias(key, request.alias, request.number, request.expect)
         model = self._rooms.catalog.model(key)
@@ -284,7 +300,7 @@ class Registry:
                 number = self._rooms.catalog.model(key).aliases.get(request.alias)
                 self._announce(key, "aliased", now, alias=request.alias, number=number)
 
-        self._durable(caller, lambda: archive.set_model(model), lambda: self._model_reply(request, key), undo)
+        self._durable(caller, key, (), lambda: archive.set_model(model), lambda: self._model_reply(request, key), undo)
 
     def pin(self, request: Pin, caller: Caller, now: float) -> None:
         """A transient version is held in memory; an archived one is held on disk, and stays pinned over restarts."""
@@ -311,7 +327,7 @@ class Registry:
                     raise
 
         if info.archived or coming:
-            self._durable(caller, job, lambda: Version(request_id=request.request_id, version=kept.info), undo)
+            self._durable(caller, key, [info.number], job, lambda: _version_reply(request, kept), undo)
         else:
             caller.reply(Version(request_id=request.request_id, version=info))
 
@@ -352,7 +368,7 @@ class Registry:
                 self._announce(key, "updated", now, number=info.number, version=kept.info)
 
         if info.archived:
-            self._durable(caller, job, lambda: Version(request_id=request.request_id, version=kept.info), undo)
+            self._durable(caller, key, [info.number], job, lambda: _version_reply(request, kept), undo)
         else:
             caller.reply(Version(request_id=request.request_id, version=info))
 
@@ -367,16 +383,20 @@ class Registry:
     def _durable(
         self,
         caller: Caller,
+        key: Key,
+        numbers: Iterable[int],
         job: Callable[[], object],
         reply: Callable[[], Model | Version | Deleted],
         undo: Callable[[], object],
     ) -> None:
-        """Runs `job` on the archive thread; then answers, or takes the change back and says why."""
+        """Runs `job`, about a model and these versions of it, on the archive thread; then answers, or takes the change back and
+        says why."""
 
         def finished(result: object) -> None:
             try:
                 if isinstance(result, BaseException):
                     undo()
+                    self._broker.archiving.doubt(key, numbers, result)
                     raise store_error(result, "a change")
                 caller.reply(reply())
             except BroadcasterError as error:
@@ -391,6 +411,10 @@ class Registry:
 def _mark(versions: Iterable[Kept], *, leaving: bool) -> None:
     for kept in versions:
         kept.leaving = leaving
+
+
+def _version_reply(request: Request, kept: Kept) -> Version:
+    return Version(request_id=request.request_id, version=kept.info)
 
 
 def _key(request: Request, model_id: str) -> Key:

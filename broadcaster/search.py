@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import base64
 import binascii
-import heapq
 import math
 import operator
+from bisect import insort
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
@@ -33,6 +33,7 @@ KNOWN = "number, size, creation_timestamp, archived, pinned, model_id, digest, s
 SORTED_TEXT = 256
 """Characters of a text that count when versions are put in order."""
 _LONGEST_CURSOR = 4096
+_first = operator.itemgetter(0)
 _COMPARE: dict[str, Callable[[Any, Any], bool]] = {
     "=": operator.eq,
     "!=": operator.ne,
@@ -88,29 +89,27 @@ class Hits:
         self._query = query
         self._most = most
         self._after = after
-        self._found: list[tuple[tuple[Any, ...], VersionInfo]] = []
-        self._worst: tuple[Any, ...] | None = None
+        self.found: list[tuple[tuple[Any, ...], VersionInfo]] = []
+        """They and their places, in order."""
 
     def __len__(self) -> int:
-        return len(self._found)
+        return len(self.found)
 
     def offer(self, info: VersionInfo) -> None:
         """This version is wanted: perhaps it is among the first."""
         place = self._query.place(info)
-        if (self._after is not None and place <= self._after) or (self._worst is not None and place >= self._worst):
+        if self._after is not None and place <= self._after:
             return
-        self._found.append((place, info))
-        if len(self._found) >= 2 * self._most:
-            self._cut()
+        full = len(self.found) >= self._most
+        if full and place >= self.found[-1][0]:
+            return
+        insort(self.found, (place, info), key=_first)  # One step at a time: nobody waits for a sort.
+        if full:
+            self.found.pop()
 
     def first(self) -> list[VersionInfo]:
         """The first of them, in order."""
-        self._cut()
-        return [info for _, info in self._found]
-
-    def _cut(self) -> None:
-        self._found = heapq.nsmallest(self._most, self._found, key=operator.itemgetter(0))
-        self._worst = self._found[-1][0] if len(self._found) == self._most else None
+        return [info for _, info in self.found]
 
 
 # --- fields --------------------------------------------------------------------------------------------------------

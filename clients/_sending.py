@@ -18,7 +18,7 @@ from clients._driver import futures
 from clients._driver.frames import Frames
 from clients._driver.granted import SlotUpload
 from clients._driver.loop import Driver
-from clients._driver.uploading import ChunkedUpload, Upload, WholeUpload
+from clients._driver.uploading import ChunkedUpload, Ended, Upload, WholeUpload
 from clients._line import Line
 from clients._ready import Ready, nobody
 from clients.buffers import allocate, view_of
@@ -49,28 +49,46 @@ class Sending:
         self._one_snapshot = threading.Lock()
 
     def snapshot(
-        self, begin: Begin, plan: codec.Plan, deadline: float, timeout: float, *, ahead: bool, waits: bool = False
+        self,
+        begin: Begin,
+        plan: codec.Plan,
+        deadline: float,
+        timeout: float,
+        *,
+        ahead: bool,
+        waits: bool = False,
+        timed: Callable[[Upload], None] | None = None,
     ) -> Upload:
         """The upload of a payload, which is copied when this returns. `ahead`: it may be one that was begun before. `waits`: the
-        caller will wait for its end, so it may have come by then."""
+        caller will wait for its end, so it may have come by then. `timed` is told before anybody else that it is over."""
         with self._one_snapshot:
             slots = self.slots(plan.size)
             if slots is not None:
-                return self._granted(begin, plan, slots, deadline, timeout, ahead=ahead)
+                ended = _first(timed, self.ended)
+                return self._granted(begin, plan, slots, ended, deadline, timeout, ahead=ahead)
+            ended = _first(timed, self.line.ended)
             if plan.size <= CHUNK:
-                return self._whole(begin, plan, deadline, timeout, direct=waits and plan.size <= INLINE)
-            return self._chunked(begin, plan, deadline, timeout)
+                return self._whole(begin, plan, ended, deadline, timeout, direct=waits and plan.size <= INLINE)
+            return self._chunked(begin, plan, ended, deadline, timeout)
 
     def slots(self, size: int) -> SlotDirectory | None:
         """Where a payload of this size is written to, if there are slots for it."""
         return self._driver.slots if size > INLINE and time.monotonic() >= self._doubt else None
 
     def _granted(
-        self, begin: Begin, plan: codec.Plan, slots: SlotDirectory, deadline: float, timeout: float, *, ahead: bool
+        self,
+        begin: Begin,
+        plan: codec.Plan,
+        slots: SlotDirectory,
+        ended: Ended,
+        deadline: float,
+        timeout: float,
+        *,
+        ahead: bool,
     ) -> Upload:
         """A payload that is copied into the slot that the broadcaster grants."""
         begin, post = replace(begin, host_token=slots.token), self._driver.post
-        upload = self._slot_upload(begin, deadline, timeout, ahead=ahead)
+        upload = self._slot_upload(begin, ended, deadline, timeout, ahead=ahead)
         try:
             self.line.begin(upload, None)
             if upload.key == begin.upload_id:  # Else it was begun ahead.
@@ -152,12 +170,12 @@ class Sending:
 
     # --- a snapshot ------------------------------------------------------------------------------------------------
 
-    def _slot_upload(self, begin: Begin, deadline: float, timeout: float, *, ahead: bool) -> SlotUpload:
+    def _slot_upload(self, begin: Begin, ended: Ended, deadline: float, timeout: float, *, ahead: bool) -> SlotUpload:
         """An upload that has a slot, or is to ask for one."""
         found = self._ready.take(begin) if ahead and not begin.archived else None
-        if found is not None and found.settle(begin, self.ended, deadline, timeout):
+        if found is not None and found.settle(begin, ended, deadline, timeout):
             return found
-        return SlotUpload(begin, self._driver.send_upload, self.ended, deadline, timeout)
+        return SlotUpload(begin, self._driver.send_upload, ended, deadline, timeout)
 
     def _room(self, upload: SlotUpload, slots: SlotDirectory, deadline: float) -> memoryview:
         """Where the payload goes: the granted slot, or else memory of this process. Raises NoSpace."""
@@ -203,7 +221,7 @@ class Sending:
 
         self._driver.post(fail)
 
-    def _whole(self, begin: Begin, plan: codec.Plan, deadline: float, timeout: float, *, direct: bool) -> Upload:
+    def _whole(self, begin: Begin, plan: codec.Plan, ended: Ended, deadline: float, timeout: float, *, direct: bool) -> Upload:
         """A payload that fits one message: copied first, then sent. The tiny ones need no memory that is kept."""
         memory, frames = (None, None) if plan.size <= INLINE else self.line.memory(plan.size)
         view = memoryview(bytearray(plan.size)) if memory is None else view_of(memory, plan.size)
@@ -211,7 +229,7 @@ class Sending:
         given = {field.name: getattr(begin, field.name) for field in fields(begin)}
         payload = view if frames is None else frames.whole(view)
         message = Publish(**given, digest=digest)
-        upload = WholeUpload(message, payload, self._driver.send_upload, self.line.ended, deadline, timeout)
+        upload = WholeUpload(message, payload, self._driver.send_upload, ended, deadline, timeout)
         try:
             if not self.line.begin(upload, memory, direct=direct):
                 self.line.queue(upload)
@@ -222,11 +240,11 @@ class Sending:
             raise
         return upload
 
-    def _chunked(self, begin: Begin, plan: codec.Plan, deadline: float, timeout: float) -> Upload:
+    def _chunked(self, begin: Begin, plan: codec.Plan, ended: Ended, deadline: float, timeout: float) -> Upload:
         """A payload whose chunks leave while the rest is still being copied."""
         memory, frames = self.line.memory(plan.size)
         view, post = view_of(memory, plan.size), self._driver.post
-        upload = ChunkedUpload(begin, view, frames, self._driver.send_upload, self.line.ended, deadline, timeout)
+        upload = ChunkedUpload(begin, view, frames, self._driver.send_upload, ended, deadline, timeout)
         try:
             self.line.begin(upload, memory)
             step = min(max(plan.size // 16, TELL[0]), TELL[1])
@@ -237,6 +255,18 @@ class Sending:
             self.take_back(upload, error)
             raise
         return upload
+
+
+def _first(timed: Callable[[Upload], None] | None, ended: Ended) -> Ended:
+    """`ended`, and before it `timed`, if there is one."""
+    if timed is None:
+        return ended
+
+    def both(upload: Upload, intact: bool) -> None:
+        timed(upload)
+        ended(upload, intact)
+
+    return both
 
 
 def _digest(payload: memoryview, tell: Callable[[int], None]) -> str:

@@ -24,6 +24,7 @@ from clients._sending import TIMEOUT, Sending
 from clients._term import Term
 from clients.codec.plan import TensorPlan
 from clients.draft import Draft
+from clients.timing import Timed
 
 __all__ = ["LOOK", "TIMEOUT", "AckCounts", "Progress", "Publisher"]
 
@@ -31,6 +32,16 @@ LOOK = 0.1
 """Seconds between two looks at how far an upload is, for `progress`."""
 
 Progress = Callable[[int, int], None]
+
+
+def _timed(timings: list[Timed], began: float) -> Callable[[Upload], None]:
+    """Notes where the time of an upload went that became a version."""
+
+    def timed(upload: Upload) -> None:
+        if upload.version is not None:
+            timings.append(Timed(f"publish {upload.begin.model_id}", time.monotonic() - began, upload.hops))
+
+    return timed
 
 
 class Publisher:
@@ -116,8 +127,9 @@ class Publisher:
         """The upload of a snapshot of the weights, which is complete when this returns. `waits`: the caller will wait for its
         end, so it may have come by then."""
         self._driver.check()
-        deadline = time.monotonic() + check_timeout(timeout)
-        ahead = upload_id is None
+        began, timings = time.monotonic(), self._driver.timings
+        deadline = began + check_timeout(timeout)
+        ahead = upload_id is None and timings is None  # Of a slot that was asked for ahead, the way was another.
         upload_id = os.urandom(16) if upload_id is None else bytes(upload_id)
         if len(upload_id) != 16:
             raise InvalidRequest(field="upload_id", reason=f"must be 16 bytes, not {len(upload_id)}")
@@ -131,8 +143,10 @@ class Publisher:
             user_data=texts,
             metrics=numbers,
             creation_timestamp=time.time_ns(),
+            timing=None if timings is None else True,
         )
-        upload = self._sending.snapshot(begin, plan, deadline, timeout, ahead=ahead, waits=waits)
+        timed = None if timings is None else _timed(timings, began)
+        upload = self._sending.snapshot(begin, plan, deadline, timeout, ahead=ahead, waits=waits, timed=timed)
         if self._term is not None:
             self._term.watch(upload.future)
         return upload

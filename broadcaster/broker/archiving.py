@@ -13,7 +13,7 @@ from broadcaster.broker.rooms import Front, Key, Rooms, submit
 from broadcaster.broker.uploads import Uploads
 from broadcaster.broker.waiting import Waiter, Waiting
 from broadcaster.catalog import Kept
-from broadcaster.protocol.errors import BroadcasterError, VersionDeleted
+from broadcaster.protocol.errors import BroadcasterError, Busy, Closed, RequestTimeout, VersionDeleted
 from broadcaster.protocol.ranges import Ranges
 from broadcaster.protocol.version import ModelInfo, VersionInfo
 from broadcaster.store.archive import ANNOTATIONS
@@ -39,6 +39,8 @@ class Archiving:
         self.versions: dict[tuple[Key, int], ArchivedVersion] = {}
         self.fresh: set[Key] = set()
         """Models of which a version was archived, until somebody looks."""
+        self.doubts: dict[Key, set[int]] = {}
+        """Models, and versions of theirs, of which a write failed, so that nobody knows what of it is on the disk."""
         self._leaving: set[Key] = set()
         """Models that the archive is about to forget."""
         self._by_upload: dict[bytes, tuple[Key, int]] = {}
@@ -83,6 +85,7 @@ class Archiving:
         def finished(result: object) -> None:
             if isinstance(result, BaseException):
                 self._rooms.stats.count("archive_failures")
+                self.doubt(key, (), result)
             else:
                 self.models.add(key)
 
@@ -126,11 +129,12 @@ class Archiving:
             if isinstance(result, BaseException):
                 if staged is not None:
                     staged.discard()
+                self.doubt(key, [info.number], result)
                 done(store_error(result, "archiving"))
             else:
                 self.models.add(key)
                 self._rooms.stats.took("archive_seconds", self._waiting.clock() - begun)
-                done(self._became_archived(kept, result))
+                done(self.became_archived(kept, result))
 
         try:
             submit(self._rooms.writer, self._front, self._waiting.in_time(waiter, job), finished)
@@ -143,19 +147,28 @@ class Archiving:
             return False
         return any(getattr(kept.info, name) != getattr(version.info, name) for name in ANNOTATIONS)
 
-    def _became_archived(self, kept: Kept, version: ArchivedVersion) -> VersionInfo:
+    def became_archived(self, kept: Kept, version: ArchivedVersion) -> VersionInfo:
+        """A version that is in memory is durable; returns what it is now."""
         key = (version.info.namespace, version.info.model_id)
-        number = version.info.number
         if not self._rooms.catalog.holds(kept):
             return version.info  # Deleted meanwhile: the delete is behind this job in the writer's queue.
         self._rooms.catalog.replace(kept, archived=True, sha256=version.info.sha256)
-        self.versions[key, number] = replace(version, info=kept.info)
+        self._is_kept(key, replace(version, info=kept.info))
+        return kept.info
+
+    def found(self, version: ArchivedVersion) -> None:
+        """A version that left memory before it was archived is on the disk all the same."""
+        self._rooms.catalog.adopt(version.info, version.upload_id)
+        self._is_kept((version.info.namespace, version.info.model_id), version)
+
+    def _is_kept(self, key: Key, version: ArchivedVersion) -> None:
+        number = version.info.number
+        self.versions[key, number] = version
         self._by_upload[version.upload_id] = key, number
-        self._uploads.remember(version.upload_id, key, kept.info)
+        self._uploads.remember(version.upload_id, key, version.info)
         self.fresh.add(key)
         self._rooms.stats.count("archived")
-        self._front.push_event(self._rooms.emit(key, "archived", 0.0, number=number, version=kept.info), None)
-        return kept.info
+        self._front.push_event(self._rooms.emit(key, "archived", 0.0, number=number, version=version.info), None)
 
     def archive(self, key: Key, ref: int | str, done: Callable[[VersionInfo | BroadcasterError], None], waiter: Waiter) -> None:
         """A transient version is persisted; `done` is called as `keep` does. Raises what the catalog says."""
@@ -164,6 +177,12 @@ class Archiving:
             done(kept.info)
         else:
             self.keep(kept, None, done, waiter)
+
+    def doubt(self, key: Key, numbers: Iterable[int], error: BaseException | None = None) -> None:
+        """A write about a model, and about these versions of it, ended in `error`: what of it is on the disk is looked at as soon
+        as the disk works. Nothing is, where it was not even begun."""
+        if not isinstance(error, (RequestTimeout, Busy, Closed)):
+            self.doubts.setdefault(key, set()).update(numbers)
 
     # --- damage ----------------------------------------------------------------------------------------------------
 
@@ -198,6 +217,10 @@ class Archiving:
             finished(error)
 
     # --- leaving ---------------------------------------------------------------------------------------------------
+
+    def is_leaving(self, key: Key) -> bool:
+        """Whether the archive is about to forget the model."""
+        return key in self._leaving
 
     def model_is_leaving(self, key: Key) -> None:
         """The archive is about to forget the model: who archives a version of it from now on makes another one."""

@@ -19,6 +19,7 @@ from broadcaster.broker.numbering import Numbering
 from broadcaster.broker.pruning import Pruning
 from broadcaster.broker.reading import Reading
 from broadcaster.broker.rooms import Caller, Front, Key, Place, Rooms, submit
+from broadcaster.broker.settling import Settling
 from broadcaster.broker.terms import Terms
 from broadcaster.broker.uploads import Stage, Upload, Uploads
 from broadcaster.broker.waiting import Waiting
@@ -69,6 +70,7 @@ class Broker:
         self._numbering = Numbering(rooms, front, go=self._commit_in_time, fail=self._uploads.fail)
         self.archiving = Archiving(rooms, front, self.memory, self._uploads, self.waiting)
         self.pruning = Pruning(rooms, front, self.archiving, self.waiting, self.forget, clock=clock, wall=wall)
+        self.settling = Settling(rooms, front, self.archiving, self.forget, clock)
         self.reading = Reading(rooms, front, self.memory, self.archiving, self.waiting)
 
     def reserve_all(self, now: float) -> None:
@@ -401,6 +403,7 @@ class Broker:
         self.rooms.slots.survey()
         self.acknowledging.tick(now)
         self.pruning.tick(now)
+        self.settling.tick()
 
     def close(self) -> None:
         """Gives up what is under way: its files go while the archive is still open."""

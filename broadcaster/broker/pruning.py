@@ -204,6 +204,7 @@ class Pruning:
         def deleted(result: None | BaseException) -> None:
             if isinstance(result, BaseException):
                 _mark(going, leaving=False)
+                self._archiving.doubt(run.key, numbers, result)
                 run.done(store_error(result, "pruning"), [])
             else:
                 self._gone(run.key, going)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections import deque
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import dataclass
 from itertools import islice
 
+from broadcaster.broker.results import KEPT, Place, Places, Results
 from broadcaster.broker.rooms import Caller, Front, Key, Rooms
 from broadcaster.broker.waiting import Waiting
 from broadcaster.protocol.condition import EXISTS, Condition
@@ -35,6 +37,7 @@ class Searching:
         self._front = front
         self._waiting = waiting
         self._jobs: deque[_Job] = deque()
+        self._results = Results()
 
     def search(self, request: Search, caller: Caller) -> None:
         """Raises InvalidRequest, UnknownModel, Busy; answers `caller` later."""
@@ -43,12 +46,35 @@ class Searching:
         query = Query(request.where, request.order or ("-creation_timestamp" if request.model_id is None else "-number"))
         after = None if request.after is None else query.after(request.after)
         limit = min(request.limit or PAGE, PAGE)
-        hits, enough, beyond = Hits(query, limit + 1, after), None, None
-        if query.field == "number" and request.model_id is not None:
-            # In this order, nothing before the page and behind it need be looked at.
-            enough, beyond = limit + 1, None if after is None else -after[2]
-        rows = self._rows(request.namespace, request.model_id, newest_first=query.descending, beyond=beyond)
-        self._add(_Job(caller, query, hits, rows, enough, lambda found: _page(request, query, found)))
+        if after is None or (query.field == "number" and request.model_id is not None):
+            # In the order of numbers, nothing before the page and behind it need be looked at.
+            numbered = query.field == "number" and request.model_id is not None
+            enough, beyond = limit + 1 if numbered else None, None if after is None else -after[2]
+            rows = self._rows(request.namespace, request.model_id, newest_first=query.descending, beyond=beyond)
+            look = _Look(rows, Hits(query, limit + 1, after), enough)
+            self._add(_Job(caller, query, look, lambda found: _page(request, query, found)))
+        else:
+            self._go_on(request, query, after, limit, caller)
+
+    def _go_on(self, request: Search, query: Query, after: Place, limit: int, caller: Caller) -> None:
+        """A page behind another one, in an order that versions are not kept in. Raises UnknownModel, Busy."""
+        question = request.namespace, request.model_id, request.where, query.order
+        rows = self._rows(request.namespace, request.model_id, newest_first=True)
+        whole = _Look(rows, Hits(query, KEPT, after), None)
+        known = self._results.behind(question, after, self._waiting.clock())
+
+        def answer(found: list[VersionInfo]) -> Found:
+            if job.look is whole:
+                kept = Places(after, [place for place, _ in whole.hits.found], len(whole.hits) < KEPT)
+                self._results.keep(question, kept, self._waiting.clock())
+            return _page(request, query, found)
+
+        first = whole
+        if known is not None:
+            rows = self._rows_at(request.namespace, query, known.places)
+            first = _Look(rows, Hits(query, limit + 1, after), limit + 1, None if known.whole else whole)
+        job = _Job(caller, query, first, answer)
+        self._add(job)
 
     def best(self, request: Best, caller: Caller) -> None:
         """Greatest (`max`) or least (`min`) value of a metric; ties go to the newest, NaN never wins.
@@ -69,7 +95,7 @@ class Searching:
             return Version(request_id=request.request_id, version=found[0])
 
         rows = self._rows(request.namespace, request.model_id, newest_first=True)
-        self._add(_Job(caller, query, Hits(query, 1, None), rows, None, answer))
+        self._add(_Job(caller, query, _Look(rows, Hits(query, 1, None), None), answer))
 
     # --- inside ----------------------------------------------------------------------------------------------------
 
@@ -95,6 +121,17 @@ class Searching:
             if info is not None:  # It may have left since.
                 yield info, aliases.get(number, ())
 
+    def _rows_at(self, namespace: str, query: Query, places: Iterable[Place]) -> Iterator[_Row]:
+        """The versions that were at these places, and still are."""
+        catalog, aliases = self._rooms.catalog, dict[Key, dict[int, list[str]]]()
+        for place in places:
+            number, key = -place[2], (namespace, place[3])
+            info = catalog.known(key, number)
+            if key not in aliases:
+                aliases[key] = catalog.aliases(key)
+            if info is not None and query.place(info) == place:
+                yield info, aliases[key].get(number, ())
+
     def _add(self, job: _Job) -> None:
         if len(self._jobs) > WAITING:
             raise Busy(what="search", retry_after=0.5)
@@ -107,11 +144,13 @@ class Searching:
         job = self._jobs[0]
         try:
             self._waiting.require_time(job.caller)
-            if not job.run(SLICE):
+            done, looked = job.run(SLICE)
+            self._rooms.stats.count("versions_searched", looked)
+            if not done:
                 self._front.post(self._next)
                 return
             self._rooms.stats.count("searches")
-            job.caller.reply(job.answer(job.hits.first()))
+            job.caller.reply(job.answer(job.look.hits.first()))
         except BroadcasterError as error:
             job.caller.refuse(error)
         self._jobs.popleft()
@@ -119,27 +158,36 @@ class Searching:
             self._front.post(self._next)
 
 
+@dataclass(slots=True)
+class _Look:
+    """A look at versions, which is over when `enough` were found. `instead` follows when there were not that many."""
+
+    rows: Iterator[_Row]
+    hits: Hits
+    enough: int | None
+    instead: _Look | None = None
+
+
 class _Job:
-    def __init__(
-        self, caller: Caller, query: Query, hits: Hits, rows: Iterator[_Row], enough: int | None, answer: _Answer
-    ) -> None:
+    def __init__(self, caller: Caller, query: Query, look: _Look, answer: _Answer) -> None:
         self.caller = caller
-        self.hits = hits
+        self.look = look
         self.answer = answer
         self._query = query
-        self._rows = rows
-        self._enough = enough
 
-    def run(self, count: int) -> bool:
-        """Look at so many versions more; whether that was all."""
-        looked = 0
-        for info, aliases in islice(self._rows, count):
+    def run(self, count: int) -> tuple[bool, int]:
+        """Look at so many versions more; whether that was all, and how many they were."""
+        looked, look = 0, self.look
+        for info, aliases in islice(look.rows, count):
             looked += 1
             if self._query.wants(info, aliases):
-                self.hits.offer(info)
-                if len(self.hits) == self._enough:
-                    return True
-        return looked < count
+                look.hits.offer(info)
+                if len(look.hits) == look.enough:
+                    return True, looked
+        if looked == count:
+            return False, looked
+        self.look = look.instead or look
+        return look.instead is None, looked
 
 
 def _page(request: Search, query: Query, found: list[VersionInfo]) -> Found:

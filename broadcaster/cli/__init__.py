@@ -14,6 +14,7 @@ from broadcaster.cli.drain import drain
 from broadcaster.cli.exits import EPILOG, Exit
 from broadcaster.cli.healthcheck import healthcheck
 from broadcaster.cli.keys import keygen
+from broadcaster.cli.migrate import migrate
 from broadcaster.cli.models import archive, delete, give_up_term, models, stats, subscribers, versions
 from broadcaster.cli.offline import rebuild_index, verify
 from broadcaster.cli.ping import ping
@@ -61,6 +62,7 @@ for command in (
     stats,
     verify,
     rebuild_index,
+    migrate,
     backup,
     restore,
     doctor,

@@ -1,4 +1,4 @@
-"""`broadcaster verify` and `rebuild-index`: what is done to an archive while no broadcaster runs."""
+"""`broadcaster verify` and `rebuild-index`: what is done to an archive without asking a broadcaster."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ _ARCHIVE = click.argument("directory", metavar="ARCHIVE_DIR", type=click.Path(pa
 def verify(directory: Path, full: bool, quick: bool, as_json: bool) -> None:
     """Check every byte of an archive.
 
-    Needs the broadcaster to be stopped.
+    While a broadcaster uses it, it is only read. Else a damaged payload is put aside, and never served.
 
-    Ends with 1 when something is damaged or missing; a damaged payload is put aside, and never served.
+    Ends with 1 when something is damaged or missing.
     """
     from broadcaster.store.verification import verify as read
 
@@ -48,6 +48,8 @@ def verify(directory: Path, full: bool, quick: bool, as_json: bool) -> None:
         print_table(["", "count"], [[name, str(len(found))] for name, found in _lists(report)])
         found = f"{report.versions} version(s), {report.blobs} payload(s), {size(report.bytes)} read"
         click.echo(f"{found}: {_verdict(len(report.problems))}")
+        if report.in_use:
+            click.echo("a broadcaster is using it: nothing was moved, and orphans were not looked for")
     if report.problems:
         click.get_current_context().exit(Exit.FAILED)
 

@@ -13,7 +13,7 @@ import click
 from broadcaster.cli.command import WITH_REF, Command, Ref, as_json, at_a_broadcaster, connect, timeout
 from broadcaster.cli.output import moment, pairs, print_json, progress, size
 from broadcaster.cli.text import one_line
-from broadcaster.protocol.errors import AlreadyExists, RequestTimeout, VersionEvicted
+from broadcaster.protocol.errors import AlreadyExists, RequestTimeout, VersionDeleted, VersionEvicted
 from broadcaster.protocol.version import DIRECTORY, VersionInfo
 
 if TYPE_CHECKING:
@@ -148,7 +148,7 @@ def watch(
             future = versions.following()
             try:
                 info = versions.hand_out(future.result(None if until is None else max(0.0, until - time.monotonic()))).version
-            except VersionEvicted as gone:
+            except (VersionEvicted, VersionDeleted) as gone:
                 _tell_gone(gone, as_json=as_json)
                 continue
             except TimeoutError:
@@ -192,7 +192,7 @@ def _tell_version(info: VersionInfo, *, as_json: bool) -> None:
     click.echo(one_line("  ".join([*parts, *filter(None, [pairs(info.metrics), pairs(info.user_data)])])))
 
 
-def _tell_gone(gone: VersionEvicted, *, as_json: bool) -> None:
+def _tell_gone(gone: VersionEvicted | VersionDeleted, *, as_json: bool) -> None:
     click.echo(f"missed: {one_line(str(gone))}", err=True)
     if as_json:
         print_json({"missed": {"code": gone.code, "message": str(gone), "facts": gone.facts}})

@@ -11,6 +11,9 @@ _NAME = re.compile(PATTERN)
 
 DEFAULT_NAMESPACE = "default"
 
+LATEST = "latest"
+"""Instead of a number or an alias: the newest version. No alias is called so."""
+
 EVENTS = b"e"
 """Delivery kind: announcements (with small payloads inside), events and beacons."""
 CHUNKS = b"c"

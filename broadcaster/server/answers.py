@@ -10,7 +10,7 @@ import traceback
 from collections.abc import Mapping
 
 from broadcaster.broker import Timing
-from broadcaster.protocol.errors import BroadcasterError, Fact, NoSpace, ProtocolError, RequestError
+from broadcaster.protocol.errors import BroadcasterError, Fact, NoSpace, ProtocolError, RequestError, TransportError
 from broadcaster.protocol.hops import BROADCASTER, MOST_DETAILS, ErrorDetail
 from broadcaster.protocol.messages import Error
 from broadcaster.stats import Stats
@@ -115,7 +115,7 @@ class Answers:
 
 def _is_of_the_disk(error: BaseException) -> bool:
     """Whether its text is this machine's: not what the caller said."""
-    return isinstance(error, NoSpace) or not isinstance(error, (RequestError, ProtocolError))
+    return isinstance(error, NoSpace) or not isinstance(error, (RequestError, ProtocolError, TransportError))
 
 
 def _said(error: BaseException, *, debug: bool) -> str:

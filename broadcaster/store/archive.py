@@ -32,7 +32,7 @@ from broadcaster.store.quarantine import Damage, Quarantine
 from broadcaster.store.reconcile import Reconciliation, open_index
 from broadcaster.store.scrub import Scrub
 from broadcaster.store.trash import Trash
-from broadcaster.store.values import ArchivedModel, ArchivedVersion, Health, Loaded, ModelKey
+from broadcaster.store.values import ArchivedModel, ArchivedVersion, Health, Loaded, ModelKey, Settled
 
 ANNOTATIONS = ("user_data", "metrics", "tags", "description", "pinned")
 """Fields of a version that may change after it was archived."""
@@ -177,9 +177,15 @@ class Archive:
         return self._reader.read_cached(version, offset, length)
 
     def note_deleted(self, namespace: str, model_id: str, number: int, upload_id: bytes) -> None:
-        """A version that was never kept here is deleted: durably known by its upload id. Raises StoreError."""
+        """A version that is not kept here is deleted: durably known by its upload id, and a manifest of it that cannot be read,
+        or that a write left which failed, is gone for ever. Raises StoreError."""
         with self._writing("noting a deletion", 4096):
-            self._deletions.add((namespace, model_id), [(number, upload_id)])
+            if upload_id:
+                self._deletions.add((namespace, model_id), [(number, upload_id)])
+            key = key_of(namespace, model_id)
+            if self._manifests.has_version(key, number):
+                self._trash.put_versions(key, [number])
+                self._trash.empty(self._index, self._blobs, self._reader)
 
     def delete_version(self, namespace: str, model_id: str, number: int) -> None:
         """Delete one version; gone for ever when this returns, also after a crash. Its number stays below the floor."""
@@ -254,12 +260,26 @@ class Archive:
         """Delete a model and all its versions; gone for ever when this returns, also after a crash. Its numbers go on. `upto` is
         the highest number that went with it, where versions were not all kept here."""
         with self._writing("deleting"):
-            model = self._model(namespace, model_id)
             key = key_of(namespace, model_id)
+            self._agree(key)  # What a write that failed left of it goes along.
+            model = self._model(namespace, model_id)
             self._trash.put_model(key)
             self._trash.empty(self._index, self._blobs, self._reader)
             if upto:
                 self._deletions.end((namespace, model_id), Ended(upto, model.creation_timestamp), [])
+
+    def settle(self, namespace: str, model_id: str, numbers: Collection[int]) -> Settled:
+        """Make files and index agree about a model of which a write failed, as the next start would; the files are the truth.
+
+        What was raised for is done after this, or not done: returned is what is kept of the model and of these versions."""
+        with self._writing("settling"):
+            key = key_of(namespace, model_id)
+            self._agree(key)
+            models, versions = self._index.models(key), self._index.versions(key)
+            return Settled(
+                model=models[0].info if models else None,
+                versions={version.info.number: version for version in versions if version.info.number in numbers},
+            )
 
     # --- numbers ---------------------------------------------------------------------------------------------------
 
@@ -393,6 +413,9 @@ class Archive:
         self._clear_tombstone(info)
         self._reader.heal(staged.commit())
         return self._store(version)
+
+    def _agree(self, key: str) -> None:
+        Reconciliation(self._index, self._manifests, self._blobs, self._deletions).agree(key)
 
     def _clear_tombstone(self, info: VersionInfo) -> None:
         key = key_of(info.namespace, info.model_id)

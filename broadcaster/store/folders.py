@@ -87,6 +87,14 @@ class Folder:
                 raise self._strange(name, "is not a directory") from error
             raise
 
+    def has(self, name: str) -> bool:
+        """Whether there is anything of this name in here."""
+        try:
+            os.stat(name, dir_fd=self.fd, follow_symlinks=False)
+        except FileNotFoundError:
+            return False
+        return True
+
     def create(self, name: str) -> int:
         """A descriptor of the new, empty file `name`."""
         hit("create")

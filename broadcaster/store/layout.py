@@ -21,7 +21,7 @@ import fcntl
 import os
 from pathlib import Path
 
-from broadcaster.protocol.errors import BroadcasterError, DirectoryUnusable
+from broadcaster.protocol.errors import BroadcasterError, DirectoryUnusable, Fact
 from broadcaster.store.folders import Folder
 
 INDEX = "index.sqlite3"
@@ -36,26 +36,34 @@ _NO_ARCHIVE = {
 
 
 class Layout:
-    """The open directories of one archive; holding one means holding the archive's lock."""
+    """The open directories of one archive; holding one means holding the archive's lock, unless it is another's."""
 
-    def __init__(self, path: Path) -> None:
-        """Open (and make) all directories under `path`. DirectoryUnusable when it is in use or cannot be written."""
+    def __init__(self, path: Path, *, owned: bool = True) -> None:
+        """Open (and make) all directories under `path`. DirectoryUnusable when it is in use (its fact `owner` is the process that
+        does) or cannot be written. With `owned` False another may be using it: nothing is made, and nothing may be written."""
         self.path = path
         self._folders: list[Folder] = []
         self._lock = -1
         try:
             self.root = self._keep(Folder.open(path))
-            self._lock = self._take_lock()
+            self._lock = self._take_lock() if owned else -1
             self.staging, self.blobs, self.manifests, self.trash, self.quarantine = (
-                self._keep(self.root.folder(name)) for name in ("staging", "blobs", "manifests", "trash", "quarantine")
+                self._keep(self.root.folder(name, create=owned))
+                for name in ("staging", "blobs", "manifests", "trash", "quarantine")
             )
-            self._sweep_staging()
+            if owned:
+                self._sweep_staging()
         except DirectoryUnusable:
             self.close()
             raise
         except (OSError, BroadcasterError) as error:
             self.close()
             raise unusable(path, str(error)) from error
+
+    @property
+    def owned(self) -> bool:
+        """Whether the lock is ours."""
+        return self._lock >= 0
 
     @property
     def index(self) -> Path:
@@ -88,7 +96,7 @@ class Layout:
         except BlockingIOError as error:
             owner = os.pread(fd, 20, 0).decode("ascii", "replace").strip() or "unknown"
             os.close(fd)
-            raise unusable(self.path, f"it is in use by another broadcaster (pid {owner})") from error
+            raise unusable(self.path, f"it is in use by another broadcaster (pid {owner})", owner=owner) from error
         os.ftruncate(fd, 0)
         os.pwrite(fd, str(os.getpid()).encode("ascii"), 0)
         return fd
@@ -98,6 +106,6 @@ class Layout:
             self.staging.remove(name)
 
 
-def unusable(path: Path, reason: str) -> DirectoryUnusable:
+def unusable(path: Path, reason: str, **more: Fact) -> DirectoryUnusable:
     """The refusal to work in `path`."""
-    return DirectoryUnusable(key=KEY, where=str(path), reason=reason)
+    return DirectoryUnusable(key=KEY, where=str(path), reason=reason, **more)

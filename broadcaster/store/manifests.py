@@ -170,6 +170,14 @@ class Manifests:
         with self.folder.folder(key_of(archived.info.namespace, archived.info.model_id)) as model:
             return model.put(MODEL_FILE, encode_model(archived), self._staging)
 
+    def has_version(self, key: str, number: int) -> bool:
+        """Whether there is a manifest of this version, readable or not."""
+        try:
+            with self.folder.folder(key, create=False) as model:
+                return model.has(version_file(number))
+        except FileNotFoundError:
+            return False
+
     def keys(self) -> list[str]:
         """The directories of all models."""
         return [name for name, _ in self.folder.scan() if is_key(name)]

@@ -211,15 +211,15 @@ class Metadata:
         owners = [(row.model, row.number) for row in rows]
         return [_version(row, metrics.get(owner, {}), tags.get(owner, {})) for row, owner in zip(rows, owners, strict=True)]
 
-    def stamps(self) -> dict[str, dict[int, str]]:
-        """Per model key: number of version -> stamp of its manifest; number 0 is the model's own."""
+    def stamps(self, key: str | None = None) -> dict[str, dict[int, str]]:
+        """Per model key (all, or this one): number of version -> stamp of its manifest; number 0 is the model's own."""
+        mine = sa.true() if key is None else _models.c.key == key
         with self._transaction() as connection:
-            found = {key: {0: stamp} for key, stamp in connection.execute(sa.select(_models.c.key, _models.c.stamp))}
-            query = sa.select(_models.c.key, _versions.c.number, _versions.c.stamp).join(
-                _models, _models.c.id == _versions.c.model
-            )
-            for key, number, stamp in connection.execute(query):
-                found[key][number] = stamp
+            models = sa.select(_models.c.key, _models.c.stamp).where(mine)
+            found = {of: {0: stamp} for of, stamp in connection.execute(models)}
+            query = sa.select(_models.c.key, _versions.c.number, _versions.c.stamp).where(mine)
+            for of, number, stamp in connection.execute(query.join(_models, _models.c.id == _versions.c.model)):
+                found[of][number] = stamp
             return found
 
     def was_deleted(self, key: str, number: int) -> bool:

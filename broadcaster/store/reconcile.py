@@ -7,7 +7,7 @@ and row, of a restored older index, or all of them when the index is gone.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from broadcaster.protocol.errors import StoreCorrupt
@@ -62,6 +62,18 @@ class Reconciliation:
             self.highest[model.namespace, model.model_id] = max(seen, tombstones[-1][1] if tombstones else 0)
         self._sweep()
 
+    def agree(self, key: str) -> None:
+        """Make them agree about the one model of this key, while all others are in use."""
+        with self._index.transaction():
+            known = self._index.stamps(key).get(key, {})
+            try:
+                with self._manifests.folder.folder(key, create=False) as model:
+                    if self._came_back(key):
+                        return
+                    self._visit(key, model, known)
+            except FileNotFoundError:
+                self._bring_back(key, known)
+
     def _compare(self) -> None:
         known = self._index.stamps()
         for key in self._manifests.keys():
@@ -70,8 +82,11 @@ class Reconciliation:
             with self._manifests.folder.folder(key, create=False) as model:
                 self._visit(key, model, known.pop(key, {}))
         for key, stamps in known.items():
-            if self._outlived(key, stamps):
-                continue
+            self._bring_back(key, stamps)
+
+    def _bring_back(self, key: str, stamps: Collection[int]) -> None:
+        """A model that only the index knows."""
+        if not self._outlived(key, stamps):
             self._restore_model(key)
             self._see(key, stamps)
             self._restore(key, set(stamps) - {0})

@@ -70,6 +70,14 @@ class Loaded:
     notes: list[str] = field(default_factory=list)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settled:
+    """What the archive holds of one model, and of those of its versions that were asked for; what it has not is missing."""
+
+    model: ModelInfo | None
+    versions: dict[int, ArchivedVersion]
+
+
 @dataclass(frozen=True, slots=True)
 class Health:
     """Whether the archive takes writes; if not, `reason` says why in a sentence."""

@@ -1,4 +1,4 @@
-"""Reading an archive whole while no broadcaster uses it, from its files alone: what the scrub does, and what it cannot do."""
+"""Reading an archive whole, from its files alone: what the scrub does, and what it cannot do. A broadcaster may be using it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import hashlib
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import xxhash
 
@@ -15,9 +17,11 @@ from broadcaster.store.blobs import Blobs
 from broadcaster.store.copying import name_of
 from broadcaster.store.folders import Folder
 from broadcaster.store.layout import Layout, unusable
-from broadcaster.store.manifests import MODEL_FILE, Manifests, number_of, read_model, read_version
+from broadcaster.store.manifests import MODEL_FILE, Manifests, key_of, number_of, read_model, read_version, version_file
 from broadcaster.store.scrub import from_disk
 from broadcaster.store.values import CHUNK_DIGEST, ArchivedVersion
+
+T = TypeVar("T")
 
 Progress = Callable[[int, int], None] | None
 """Told bytes that are done, and bytes in all."""
@@ -29,7 +33,8 @@ class VerifyReport:
 
     `damaged`: found wrong now, and put aside. `missing`: named by a manifest, and not there. `quarantined`: put aside, now or
     before. `restored`: left the quarantine, because they are right. `orphans`: named by no manifest, which the next start removes
-    unless a manifest is `unreadable` (those are paths).
+    unless a manifest is `unreadable` (those are paths). `in_use`: a broadcaster was using the archive, so nothing was moved, and
+    orphans were not looked for.
     """
 
     versions: int = 0
@@ -42,14 +47,16 @@ class VerifyReport:
     restored: list[str] = field(default_factory=list)
     orphans: list[str] = field(default_factory=list)
     unreadable: list[str] = field(default_factory=list)
+    in_use: bool = False
 
 
 def verify(directory: Path, *, full: bool = True, progress: Progress = None) -> VerifyReport:
     """Read every manifest and every blob and check all digests, the SHA-256 too. Without `full`, blobs are only looked at.
 
-    A good blob leaves the quarantine, a bad one enters it. Raises DirectoryUnusable when a broadcaster holds the directory.
+    A good blob leaves the quarantine, a bad one enters it, unless a broadcaster holds the directory: then it is only read, and
+    what is deleted or healed meanwhile is no problem. Raises DirectoryUnusable.
     """
-    layout = Layout(directory)
+    layout = _layout(directory)
     try:
         return _Verification(layout, full, progress).run()
     except DirectoryUnusable:
@@ -60,17 +67,27 @@ def verify(directory: Path, *, full: bool = True, progress: Progress = None) -> 
         layout.close()
 
 
+def _layout(directory: Path) -> Layout:
+    try:
+        return Layout(directory)
+    except DirectoryUnusable as error:
+        if "owner" not in error.facts:
+            raise
+    return Layout(directory, owned=False)
+
+
 class _Verification:
     def __init__(self, layout: Layout, full: bool, progress: Progress) -> None:
         self._layout = layout
         self._full = full
         self._progress = progress
         self._blobs = Blobs(layout.blobs, layout.staging, layout.quarantine)
-        self._report = VerifyReport()
+        self._manifests = Manifests(layout.manifests, layout.staging)
+        self._report = VerifyReport(in_use=not layout.owned)
 
     def run(self) -> VerifyReport:
         report = self._report
-        if self._full:
+        if self._full and self._layout.owned:
             self._acquit()
         by_blob: dict[str, list[ArchivedVersion]] = {}
         for version in self._manifested():
@@ -82,7 +99,8 @@ class _Verification:
             done += versions[0].info.size
             if self._progress is not None:
                 self._progress(done, total)
-        report.orphans = sorted(sha256 for sha256 in self._blobs.names() if sha256 not in by_blob)
+        if self._layout.owned:
+            report.orphans = sorted(sha256 for sha256 in self._blobs.names() if sha256 not in by_blob)
         report.quarantined = sorted(self._blobs.quarantined())
         return report
 
@@ -100,43 +118,55 @@ class _Verification:
                 self._report.restored.append(sha256)
 
     def _manifested(self) -> Iterable[ArchivedVersion]:
-        manifests = Manifests(self._layout.manifests, self._layout.staging)
-        for key in manifests.keys():
-            with manifests.folder.folder(key, create=False) as model:
+        for key in self._manifests.keys():
+            try:
+                model = self._manifests.folder.folder(key, create=False)
+            except FileNotFoundError:
+                continue  # It was deleted meanwhile.
+            with model:
                 names = [name for name, _ in model.scan()]
                 if MODEL_FILE in names:
-                    try:
-                        read_model(model)
-                    except StoreCorrupt as error:
-                        self._unreadable(model, MODEL_FILE, error)
+                    self._read(model, MODEL_FILE, read_model)
                 for number in sorted(found for name in names if (found := number_of(name)) is not None):
-                    try:
-                        yield read_version(model, number)
-                    except StoreCorrupt as error:
-                        self._unreadable(model, f"{number}.manifest", error)
+                    version = self._read(model, version_file(number), partial(read_version, number=number))
+                    if version is not None:
+                        yield version
 
-    def _unreadable(self, model: Folder, name: str, error: StoreCorrupt) -> None:
-        self._report.unreadable.append(model.path(name))
-        self._report.problems.append(str(error))
+    def _read(self, model: Folder, name: str, read: Callable[[Folder], T]) -> T | None:
+        """What a manifest says; None when it is damaged, which is told, or was deleted meanwhile."""
+        try:
+            return read(model)
+        except FileNotFoundError:
+            pass
+        except StoreCorrupt as error:
+            self._report.unreadable.append(model.path(name))
+            self._report.problems.append(str(error))
+        return None
 
     def _blob(self, sha256: str, versions: list[ArchivedVersion]) -> None:
-        report = self._report
+        reasons, of = self._reasons(sha256, versions)
+        if reasons and not self._layout.owned:  # What is deleted or healed meanwhile is right when it is looked at again.
+            versions = [one for one in versions if self._manifests.has_version(_key(one), one.info.number)]
+            reasons, of = self._reasons(sha256, versions) if versions else ([], None)
+        if of is not None:
+            of.append(sha256)
+        if reasons:
+            names = ", ".join(map(name_of, versions))
+            self._report.problems += [f"{names}: {reason}" for reason in reasons]
+            if self._layout.owned:
+                self._blobs.set_aside(sha256)
+
+    def _reasons(self, sha256: str, versions: list[ArchivedVersion]) -> tuple[list[str], list[str] | None]:
+        """What is wrong with a blob, and in which list of the report it belongs for that."""
         try:
             reasons = list(self._faults(sha256, versions))
         except FileNotFoundError:
             if sha256 in self._blobs.quarantined():
-                reasons = ["its payload is damaged, and in quarantine"]
-            else:
-                reasons = ["the blob is missing"]
-                report.missing.append(sha256)
+                return ["its payload is damaged, and in quarantine"], None
+            return ["the blob is missing"], self._report.missing
         except StoreCorrupt as error:
-            reasons = [str(error)]
-        else:
-            report.damaged += [sha256] if reasons else []
-        if reasons:
-            names = ", ".join(map(name_of, versions))
-            report.problems += [f"{names}: {reason}" for reason in reasons]
-            self._blobs.set_aside(sha256)
+            return [str(error)], None
+        return reasons, self._report.damaged if reasons else None
 
     def _faults(self, sha256: str, versions: list[ArchivedVersion]) -> Iterable[str]:
         fd = self._blobs.open(sha256)
@@ -162,6 +192,10 @@ class _Verification:
                 yield f"chunk {_first_difference(chunks, version.chunk_digests)} is damaged"
             elif whole.hexdigest() != sha256 or short.hexdigest() != version.info.digest:
                 yield "its digests do not agree with its manifest"
+
+
+def _key(version: ArchivedVersion) -> str:
+    return key_of(version.info.namespace, version.info.model_id)
 
 
 def _first_difference(found: bytes | bytearray, expected: bytes) -> int:

@@ -68,6 +68,7 @@ COUNTERS: dict[str, Told] = {
     "events": Told("events", "Events that were appended to the log."),
     "requests": Told("requests", "Requests on the data channel."),
     "searches": Told("searches", "Searches that were answered, best versions among them."),
+    "versions_searched": Told("versions_searched", "Versions that searches looked at."),
     "reads": Told("reads", "Pieces of payloads that were read over the data channel."),
     "bytes_read": Told("read_bytes", "Payload bytes that were read over the data channel."),
     "acks": Told("acks", "Words of subscribers of how far they are."),

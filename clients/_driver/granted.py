@@ -157,6 +157,7 @@ class SlotUpload(Upload):
             self._finish(now)
 
     def receive(self, message: Message, payload: bytes | None, now: float) -> None:
+        self._note_hops(message)
         if self._chunks is not None:
             self._chunks.receive(message, payload, now)
         else:

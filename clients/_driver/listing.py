@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import NamedTuple, Protocol
 
-from broadcaster.protocol.errors import BroadcasterError, UnknownModel, UnknownVersion, VersionEvicted
+from broadcaster.protocol.errors import BroadcasterError, UnknownModel, UnknownVersion, VersionDeleted, VersionEvicted
 from broadcaster.protocol.machines.follow import Lease
 from broadcaster.protocol.version import VersionInfo
 from clients._driver import futures
@@ -134,7 +134,8 @@ class Listing:
             self._answer(future.result())
         elif isinstance(error, (UnknownVersion, UnknownModel)) and isinstance(entry, Entry):
             self._pop()
-            gone = VersionEvicted(model_id=self._source.model_id, number=entry.version.number)
+            deleted = isinstance(error, (VersionDeleted, UnknownModel))  # With its model, that is.
+            gone = (VersionDeleted if deleted else VersionEvicted)(model_id=self._source.model_id, number=entry.version.number)
             gone.__cause__ = error
             self._answer(gone)
         else:

@@ -48,6 +48,7 @@ from clients._process import HERE
 from clients.slots.directory import SlotDirectory, SlotsUnusable
 from clients.slots.grants import Grants
 from clients.slots.leases import Leases
+from clients.timing import Timed
 
 log = logging.getLogger("clients")
 
@@ -75,6 +76,8 @@ class Driver:
         """Where the broadcaster's slots are, when it is on this host and they can be used."""
         self.no_slots = "the broadcaster has not answered yet"
         """Why not, when they cannot."""
+        self.timings: list[Timed] | None = None
+        """Who wants to know where the time of publications goes."""
         self.grants = Grants()
         """The slots that this client was granted, mapped."""
         self._leases: Leases | None = None

@@ -13,9 +13,10 @@ import zmq
 
 from broadcaster.protocol.errors import BroadcasterError, Busy, RequestTimeout
 from broadcaster.protocol.frames import Buffer, Chunk
+from broadcaster.protocol.hops import Hop
 from broadcaster.protocol.limits import CHUNK, EAGER, RETRY
 from broadcaster.protocol.machines.upload import Out, Uploader, UploaderState
-from broadcaster.protocol.messages import Begin, Credit, Done, Error, Message, Publish, Request
+from broadcaster.protocol.messages import Begin, Credit, Done, Error, Message, Publish, Reply, Request
 from broadcaster.protocol.version import VersionInfo
 from clients._driver import futures
 from clients._driver.asking import left
@@ -47,6 +48,8 @@ class Upload(ABC):
         self.started = False
         self.version: VersionInfo | None = None
         """What came of it."""
+        self.hops: tuple[Hop, ...] = ()
+        """Where it was, when its `begin` asked for that."""
         self._send = send
         self._ended = ended
         self._until = deadline
@@ -95,6 +98,10 @@ class Upload(ABC):
             futures.fulfil(self.future, version)
         else:
             futures.fail(self.future, error or RequestTimeout(what="publish", timeout=self._timeout))
+
+    def _note_hops(self, message: Message) -> None:
+        if self.begin.timing and isinstance(message, Reply):
+            self.hops = message.hops or ()
 
     def _timed_out(self) -> RequestTimeout:
         error = RequestTimeout(what=f"publishing {self.begin.model_id}", timeout=self._timeout)
@@ -178,6 +185,7 @@ class ChunkedUpload(Upload):
     def receive(self, message: Message, payload: bytes | None, now: float) -> None:
         if isinstance(message, Credit):
             self._received = min(message.received * CHUNK, len(self._payload))
+        self._note_hops(message)
         self._act(self._uploader.receive(message, now), now)
 
     def expire(self, now: float) -> bool:
@@ -254,6 +262,7 @@ class WholeUpload(Upload):
     def receive(self, message: Message, payload: bytes | None, now: float) -> None:
         if isinstance(message, Done):
             self._received = self.begin.size
+            self._note_hops(message)
             self._end(message.version, None)
         elif isinstance(message, Error):
             error = message.to_raise()

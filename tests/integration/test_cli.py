@@ -235,7 +235,10 @@ def test_on_a_terminal_a_transfer_shows_how_far_it_is(broadcaster: BroadcasterPr
 def test_an_archive_is_verified_and_its_index_made_anew(file: Path, tmp_path: Path) -> None:
     with BroadcasterProcess(tmp_path / "life") as process:
         assert command("publish", file, "--archived", url=process.url).returncode == 0
-        assert "in use" in refused(command("verify", process.archive_dir), 2)
+        beside = command("verify", process.archive_dir)
+        assert "all right" in beside.stdout and "a broadcaster is using it" in beside.stdout and beside.returncode == 0
+        for other in (["rebuild-index"], ["migrate"]):
+            assert "in use" in refused(command(*other, process.archive_dir), 2)
     archive = tmp_path / "life" / "archive"
     assert command("verify", archive).stdout.rstrip().endswith("all right")
     rebuilt = command("rebuild-index", archive, "--json")

@@ -7,7 +7,14 @@ from concurrent.futures import Future
 
 import pytest
 
-from broadcaster.protocol.errors import BroadcasterError, RequestTimeout, UnknownVersion, VersionEvicted
+from broadcaster.protocol.errors import (
+    BroadcasterError,
+    RequestTimeout,
+    UnknownModel,
+    UnknownVersion,
+    VersionDeleted,
+    VersionEvicted,
+)
 from broadcaster.protocol.machines.follow import Lease
 from broadcaster.protocol.version import VersionInfo
 from clients._driver import futures
@@ -116,6 +123,20 @@ def test_an_evicted_version_is_named_and_the_next_one_follows() -> None:
         listing.add(version(one), None)
     for gone in (1, 2):
         with pytest.raises(VersionEvicted) as told:
+            take(listing).result(0)
+        assert told.value.number == gone
+    assert number(take(listing)) == 3
+
+
+def test_a_deleted_version_is_told_as_deleted_and_the_next_one_follows() -> None:
+    shelf = Shelf()
+    shelf.errors[1] = VersionDeleted(model_id="policy", number=1)
+    shelf.errors[2] = UnknownModel(model_id="policy", namespace="default")  # It went with its model.
+    listing = Listing(shelf)
+    for one in (1, 2, 3):
+        listing.add(version(one), None)
+    for gone in (1, 2):
+        with pytest.raises(VersionDeleted) as told:
             take(listing).result(0)
         assert told.value.number == gone
     assert number(take(listing)) == 3

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from broadcaster.broker import Searching, searching
+from broadcaster.broker import Searching, results, searching
 from broadcaster.broker.waiting import Waiting
 from broadcaster.catalog import Catalog, Retention
 from broadcaster.protocol.condition import Condition
@@ -183,6 +183,63 @@ def test_a_model_that_is_deleted_while_it_is_searched_has_no_versions_any_more(d
     assert isinstance(late.got[0], UnknownModel)
     with pytest.raises(UnknownModel):
         desk.searching.search(Search(request_id=ID, model_id="policy"), asker)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("order", "model"), [("-metrics.m", "policy"), ("user_data.w", "policy"), (None, None)])
+def test_all_pages_together_look_at_few_versions_more_than_there_are(desk: Desk, order: str | None, model: str | None) -> None:
+    count, limit = 3000, 100
+    for number in range(1, count + 1):
+        desk.add(number, metrics={"m": number * 7919 % count}, user_data={"w": f"{number % 10:02}"})
+    pages = desk.pages(model, order=order, limit=limit)
+    assert [len(page) for page in pages] == [limit] * (count // limit) and set(sum(pages, [])) == set(range(1, count + 1))
+    looked = desk.stats.values()["versions_searched"]
+    assert looked <= 2 * count + count + 2 * len(pages), f"{looked} looked at for {len(pages)} pages"
+
+
+def test_more_than_is_kept_of_a_search_is_found_all_the_same(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(searching, "KEPT", 25)
+    for number in range(1, 201):
+        desk.add(number, size=number * 37 % 200)
+    pages = desk.pages(order="-size", limit=10)
+    assert [number * 37 % 200 for number in sum(pages, [])] == list(range(199, -1, -1)) and len(pages) == 20
+
+
+def test_later_pages_tell_what_versions_are_then(desk: Desk) -> None:
+    for number in range(1, 41):
+        desk.add(number, size=number, metrics={"m": float(number)})
+    where = (Condition(field="metrics.m", op=">", value=0),)
+    first = desk.search(order="size", limit=10, where=where)
+    second = desk.search(order="size", limit=10, where=where, after=first.next)
+    assert [info.number for info in second.versions] == list(range(11, 21))
+    desk.catalog.delete_version(KEY, desk.catalog.find(KEY, 21))
+    desk.catalog.replace(desk.catalog.find(KEY, 22), metrics={"m": -1.0})  # It meets the condition no more,
+    desk.catalog.replace(desk.catalog.find(KEY, 23), tags={"new": "yes"})  # this one does,
+    desk.catalog.replace(desk.catalog.find(KEY, 24), size=5)  # and this one has another place.
+    desk.add(41, size=1000, metrics={"m": 1.0})
+    third = desk.search(order="size", limit=10, where=where, after=second.next)
+    assert [info.number for info in third.versions] == [23, *range(25, 34)] and third.versions[0].tags == {"new": "yes"}
+    again = desk.search(order="size", limit=10, where=where, after=first.next)
+    assert again.versions == second.versions, "an earlier page may be asked for again"
+
+
+def test_what_was_found_is_forgotten_after_a_while_and_when_others_search(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(results, "LASTS", 10.0)
+    for number in range(1, 101):
+        desk.add(number, size=number)
+
+    def looked(order: str) -> float:
+        before = desk.stats.values()["versions_searched"]
+        first = desk.search(order=order, limit=10)
+        second = desk.search(order=order, limit=10, after=first.next)
+        desk.search(order=order, limit=10, after=second.next)
+        return desk.stats.values()["versions_searched"] - before
+
+    assert looked("size") == 211 and looked("size") == 122, "the first page is looked for, the others are known"
+    desk.now += results.LASTS
+    assert looked("size") == 211
+    for metric in range(results.RESULTS):
+        assert looked(f"metrics.{metric}") == 211
+    assert looked("size") == 211
 
 
 def test_searches_are_answered_in_their_turn_and_too_many_are_refused(desk: Desk) -> None:
