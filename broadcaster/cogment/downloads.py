@@ -12,10 +12,11 @@ import xxhash
 from broadcaster.cogment.access import Call
 from broadcaster.cogment.house import House
 from broadcaster.cogment.infos import find
-from broadcaster.cogment.limits import STALL
+from broadcaster.cogment.limits import PIECE, STALL
 from broadcaster.cogment.reading import pieces
 from broadcaster.cogment.schema import Message
 from broadcaster.cogment.status import Refusal
+from broadcaster.protocol.errors import VersionEvicted
 from broadcaster.protocol.version import VersionInfo
 from clients._calls import Calls
 
@@ -31,32 +32,72 @@ async def send(house: House, call: Call, request: Message) -> None:
     call.require(request.model_id)
     timeout = call.timeout()
     calls = house.link.calls(timeout)
-    version = await find(calls, request.model_id, request.version_number, timeout)
-    async with house.downloads:
-        async with contextlib.aclosing(chunks(calls, version, house.chunk_size)) as parts:
-            async for chunk in parts:
-                await _write(call, chunk)
+    version = await _find(house, calls, request, timeout)
+    async with house.downloads, contextlib.aclosing(_chunks(house, calls, version)) as parts:
+        async for chunk in parts:
+            await _write(call, chunk)
 
 
-async def chunks(calls: Calls, version: VersionInfo, size: int) -> AsyncGenerator[Chunk, None]:
-    """The payload in chunks of `size` bytes. The last one comes only when the digest over all of them is right."""
-    digest, chunk, have = xxhash.xxh3_128(), Chunk(), 0
-    async with contextlib.aclosing(pieces(calls, version)) as parts:
+async def _chunks(house: House, calls: Calls, version: VersionInfo) -> AsyncGenerator[Chunk, None]:
+    """The payload out of shared memory where it lies there, else out of the core's answers. The last chunk comes only when the
+    digest over all of them is right: raises Refusal."""
+    digest, last = xxhash.xxh3_128(), None
+    async with contextlib.aclosing(_leased(house, calls, version)) as parts:
+        async for chunk in parts:
+            if last is not None:
+                yield last
+            last = chunk
+            for part in chunk:
+                digest.update(part)
+    if digest.hexdigest() != version.digest:
+        what = f"{version.model_id}: the bytes of version {version.number} are not those that were published"
+        raise Refusal(grpc.StatusCode.DATA_LOSS, what)
+    yield last or Chunk()
+
+
+async def _leased(house: House, calls: Calls, version: VersionInfo) -> AsyncGenerator[Chunk, None]:
+    size, places = house.chunk_size, house.places
+    if version.size > PIECE and places.admit(version.size):
+        try:
+            view = await places.view(version)
+            for start in range(0, version.size if view is not None else 0, size):
+                assert view is not None
+                yield [view[start : start + size]]
+            if view is not None:
+                return
+        finally:
+            places.dismiss(version.size)
+    async with contextlib.aclosing(joined(pieces(calls, version), size)) as parts:
+        async for chunk in parts:
+            yield chunk
+
+
+async def joined(parts: AsyncGenerator[bytes, None], size: int) -> AsyncGenerator[Chunk, None]:
+    """What comes, in chunks of `size` bytes, of which the last one may be smaller; nothing of nothing."""
+    chunk, have = Chunk(), 0
+    async with contextlib.aclosing(parts):
         async for piece in parts:
-            digest.update(piece)
             left = memoryview(piece)
             while left:
-                if have == size:  # Another one follows.
-                    yield chunk
-                    chunk, have = Chunk(), 0
                 part = left[: size - have]
                 chunk.append(part)
                 have, left = have + len(part), left[len(part) :]
-    if digest.hexdigest() != version.digest:
-        raise Refusal(
-            grpc.StatusCode.DATA_LOSS, f"{version.model_id}: the bytes of version {version.number} are not those published"
-        )
-    yield chunk
+                if have == size:
+                    yield chunk
+                    chunk, have = Chunk(), 0
+    if chunk:
+        yield chunk
+
+
+async def _find(house: House, calls: Calls, request: Message, timeout: float) -> VersionInfo:
+    """The version that is asked for; one that was told of just now, and left memory since, is held for that."""
+    try:
+        return await find(calls, request.model_id, request.version_number, timeout)
+    except VersionEvicted:
+        held = house.places.held(request.model_id, request.version_number)
+        if held is None:
+            raise
+        return held
 
 
 def written(chunk: Chunk) -> bytes:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from broadcaster.cogment.hashes import Hashes
 from broadcaster.cogment.limits import DOWNLOADS, UPLOADS
 from broadcaster.cogment.link import Link
+from broadcaster.cogment.places import Places
 from broadcaster.cogment.schema import Message, Schema
 from broadcaster.protocol.version import ModelInfo, VersionInfo
 
@@ -19,6 +20,7 @@ class House:
 
     link: Link
     schema: Schema
+    places: Places
     hashes: Hashes
     threads: ThreadPoolExecutor
     chunk_size: int

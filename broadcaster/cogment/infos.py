@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from broadcaster.cogment.access import Call
 from broadcaster.cogment.house import House
+from broadcaster.cogment.limits import HELD
 from broadcaster.cogment.link import answer
 from broadcaster.cogment.paging import next_number, page_of, parse_handle
 from broadcaster.cogment.schema import Message
@@ -31,6 +32,8 @@ async def retrieve(house: House, call: Call, request: Message) -> Message:
             await answer(calls.model(request.model_id), timeout)  # Whether there is such a model is told all the same.
         found = await _abreast([find(calls, request.model_id, number, timeout) for number in asked])
         infos = await _abreast([_described(house, info, gone_is_told=True) for info in found])
+        for info in found[-HELD:]:
+            await house.places.hold(info)
     else:
         found = await _from(calls, request.model_id, start, count, timeout)
         following = next_number(start, found[-1].number if found else None)

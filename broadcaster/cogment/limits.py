@@ -37,10 +37,6 @@ HASHES = 65_536
 """SHA-256 sums of versions that are remembered."""
 HASH_PATIENCE = 0.25
 """Seconds that an update waits for the hash of its version, before it is sent without."""
-HASH_POLL = 0.5
-"""Seconds between two looks for versions to hash in the background."""
-HASH_EVENTS = 500
-"""Events that such a look goes back, at most: of a flood, those before are hashed when somebody asks for them."""
 HASH_WAITING = 64
 """Versions that wait for the background, at most: the oldest is given up for one more."""
 
@@ -48,3 +44,16 @@ HEALTH = 1.0
 """Seconds between two looks whether the core answers, and that it may take to."""
 THREADS = 4
 """Threads that hash, and map memory."""
+
+POLL = 0.5
+"""Seconds between two looks at the core's log."""
+EVENTS = 500
+"""Events that are read of it at a time: of a flood only the newest so many are."""
+PLACES = 8192
+"""Versions whose place in shared memory is remembered."""
+LEASED_SHARE = 4
+"""The part of the memory budget that downloads may hold under leases together: a quarter."""
+HOLD = 2.0
+"""Seconds for which a version is held that somebody was told of."""
+HELD = 4
+"""Versions that are held so at a time."""

@@ -52,6 +52,12 @@ class Link:
         return NewestVersion(self._calls.driver, model)
 
     @property
+    def memory_budget(self) -> int:
+        """Bytes that the core has for all payloads."""
+        welcome = self._calls.driver.welcome
+        return 0 if welcome is None else welcome.limits.get("memory_budget", 0)
+
+    @property
     def slots(self) -> SlotDirectory | None:
         """Where the core's slots are, when they can be used."""
         return self._calls.driver.slots

@@ -32,6 +32,7 @@ from broadcaster.cogment.limits import (
 )
 from broadcaster.cogment.link import Link, answer
 from broadcaster.cogment.options import CogmentOptions
+from broadcaster.cogment.places import Places
 from broadcaster.cogment.schema import SERVICE, Schema
 from broadcaster.cogment.service import make_service
 from broadcaster.protocol.errors import BroadcasterError, ConfigError, PortInUse
@@ -80,10 +81,12 @@ class Server:
         link = Link(self._options.core)
         await link.open()
         with ThreadPoolExecutor(THREADS, "cogment") as threads:
+            places = Places(link)
             house = House(
                 link=link,
                 schema=Schema(),
-                hashes=Hashes(link, threads),
+                places=places,
+                hashes=Hashes(link, places, threads),
                 threads=threads,
                 chunk_size=min(self._options.chunk_size, LARGEST_CHUNK),
                 version=self._options.version,
@@ -92,13 +95,15 @@ class Server:
             server, checks = _make_server(self._options, house)
             port = _bind(server, self._options)
             await server.start()
-            background = [asyncio.create_task(house.hashes.follow()), asyncio.create_task(_check(house, checks))]
+            places.published = house.hashes.note
+            background = [asyncio.create_task(one) for one in (places.follow(), house.hashes.follow(), _check(house, checks))]
             self._started.set_result(port)
             await self._stopping.wait()
             await checks.enter_graceful_shutdown()
             for task in background:
                 task.cancel()
             await server.stop(GRACE)
+            places.close()
             await link.close()
 
 

@@ -33,6 +33,7 @@ async def follow(house: House, call: Call, request: Message) -> None:
             version, where = await _newer(house, call, newest, last)
             last = version.number
             sha256 = await house.hashes.soon(version, where, HASH_PATIENCE)
+            await house.places.hold(version)
             await call.context.write(house.made("VersionUpdateReply", version_info=house.described(version, sha256)))
     finally:
         newest.close()
