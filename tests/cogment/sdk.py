@@ -52,7 +52,7 @@ class Sdk:
         self._process = subprocess.Popen(
             [PYTHON, DRIVER, address], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=DRIVER.parent, env=clean
         )
-        self._rest = b""
+        self._rest = bytearray()
         self._last = 0
         self._answers: dict[int, dict[str, Any]] = {}
         try:
@@ -96,9 +96,12 @@ class Sdk:
                 return None
             came = os.read(self._process.stdout.fileno(), 1 << 20)
             assert came, f"the SDK's process ended with {self._process.wait()}"
-            *lines, self._rest = (self._rest + came).split(b"\n")
-            for line in map(json.loads, lines):
-                self._answers[line["id"]] = line
+            first, *others = came.split(b"\n")
+            self._rest += first
+            for other in others:
+                said = json.loads(self._rest)
+                self._answers[said["id"]] = said
+                self._rest = bytearray(other)
         return self._answers.pop(number)
 
 
