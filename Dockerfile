@@ -15,7 +15,7 @@ COPY pyproject.toml requirements.lock README.md LICENSE ./
 COPY broadcaster ./broadcaster
 COPY clients ./clients
 RUN python3 -m pip --python /opt/broadcaster/bin/python install \
-        --only-binary :all: --constraint requirements.lock '.[server]' \
+        --only-binary :all: --constraint requirements.lock '.[server,grpc]' \
     && find /opt/broadcaster -type d -name tests -path '*/numpy/*' -not -path '*/numpy/_core/tests' -prune -exec rm -rf {} + \
     && /opt/broadcaster/bin/broadcaster --version
 
@@ -42,7 +42,7 @@ ENV PATH=/opt/broadcaster/bin:$PATH \
 USER 10001:10001
 WORKDIR /data
 VOLUME /data
-EXPOSE 5550 5551 5552 5553
+EXPOSE 5550 5551 5552 5553 9000
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=5s --start-period=20s --retries=3 CMD ["broadcaster", "healthcheck"]
 ENTRYPOINT ["broadcaster"]

@@ -7,6 +7,7 @@ import re
 
 import pytest
 
+from broadcaster.cogment_variables import PORT
 from broadcaster.config import Settings
 from tests.broadcaster_process import ROOT
 
@@ -29,7 +30,7 @@ def test_every_variable_is_a_setting(file: str) -> None:
 
 
 def test_the_image_opens_the_ports_of_the_settings() -> None:
-    ports = {field.default for name, field in Settings.model_fields.items() if name.endswith("_port")}
+    ports = {field.default or PORT for name, field in Settings.model_fields.items() if name.endswith("_port")}
     exposed = re.search(r"^EXPOSE (.*)$", (ROOT / "Dockerfile").read_text(), re.M)
     assert exposed is not None and {int(port) for port in exposed[1].split()} == ports
 

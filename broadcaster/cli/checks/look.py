@@ -57,6 +57,8 @@ def look(settings: Settings) -> Surroundings:
         ports=_ports(settings, running=in_use(slots)),
         keys=tuple(_keys(settings)),
         open_to=tuple(_open_to(settings)),
+        connections=settings.max_connections,
+        unknown_name=_unknown(settings.advertise),
     )
 
 
@@ -178,6 +180,7 @@ def memory_limit(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/se
 def _ports(settings: Settings, *, running: bool) -> dict[str, tuple[str, int, Port]]:
     wanted = {name: (settings.host, getattr(settings, f"{name}_port")) for name in ("upload", "push", "data")}
     wanted["http"] = (settings.http_host, settings.http_port)
+    wanted["grpc"] = (settings.grpc_address, settings.grpc_on)
     found: dict[str, tuple[str, int, Port]] = {}
     for name, (host, number) in wanted.items():
         if number:  # 0 is whichever is free.
@@ -213,10 +216,23 @@ def _keys(settings: Settings) -> Iterator[KeyFile]:
 
 
 def _open_to(settings: Settings) -> Iterator[str]:
-    if settings.insecure and not is_loopback(settings.host):
+    keys = settings.key_directory / "keys.toml"
+    if settings.insecure and (not is_loopback(settings.host) or keys.exists()):
         yield f"{settings.host} (uploads, pushes, data)"
-    if settings.insecure and not is_loopback(settings.http_host) and not settings.token_file.exists():
+    if settings.insecure and (not is_loopback(settings.http_host) or settings.token_file.exists()):
         yield f"{settings.http_host} (HTTP)"
+    if settings.grpc_on is not None and not is_loopback(settings.grpc_address):
+        if settings.grpc_open or (settings.insecure and not settings.token_file.exists()):
+            yield f"{settings.grpc_address} (gRPC)"
+
+
+def _unknown(name: str | None) -> str:
+    """The name, if it cannot be resolved."""
+    try:
+        socket.getaddrinfo(name, None) if name else None
+    except OSError:
+        return name or ""
+    return ""
 
 
 def machine() -> str:
