@@ -299,7 +299,7 @@ class Catalog:
         ref = -1 if ref == LATEST else ref
         number = line.aliases.get(ref) if isinstance(ref, str) else ref
         if number is None or number == 0 or number < -len(line.numbers):
-            raise UnknownVersion(model_id=key[1], number=ref)
+            raise UnknownVersion(model_id=key[1], number=f"with alias {ref}" if isinstance(ref, str) else ref)
         if number < 0:
             number = line.numbers[number]
         kept = line.versions.get(number)

@@ -17,6 +17,7 @@ from broadcaster.protocol.subscriber import SubscriberInfo
 from broadcaster.protocol.version import ModelInfo, VersionInfo
 from clients._checks import (
     check_annotations,
+    check_count,
     check_description,
     check_metrics,
     check_ref,
@@ -103,6 +104,8 @@ class Calls:
         return self._ask(m.GetModel, m.Model, _model, model_id=check_name("model", model_id))
 
     def update(self, model_id: str, user_data: Mapping[str, str], description: str | None) -> Future[ModelInfo]:
+        if user_data is None:
+            raise InvalidRequest(field="user_data", reason="None is none: {} removes all of it, `describe` leaves it alone")
         data = check_user_data(user_data)
         check_annotations(user_data=data)
         text = None if description is None else check_description(description)
@@ -198,7 +201,8 @@ class Calls:
         return self._with_number(model_id, ref, tag)
 
     def set_alias(self, model_id: str, alias: str, ref: int | str | None, expect: int | None) -> Future[ModelInfo]:
-        fields = {"model_id": check_name("model", model_id), "alias": check_name("alias", alias), "expect": expect}
+        names = {"model_id": check_name("model", model_id), "alias": check_name("alias", alias)}
+        fields = {**names, "expect": None if expect is None else check_count("expect", expect)}
 
         def move(number: int | None) -> Future[ModelInfo]:
             return self._ask(m.SetAlias, m.Model, _model, **fields, number=number)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 from collections.abc import Mapping
 from typing import Any
@@ -10,6 +11,8 @@ from typing import Any
 from broadcaster.protocol.errors import InvalidRequest
 from broadcaster.protocol.frames import encoded_size
 from broadcaster.protocol.limits import ANNOTATIONS, DESCRIPTION, NAME
+
+_WHOLE = re.compile(r"-?[0-9]{1,18}")
 
 
 def check_user_data(user_data: Mapping[str, str] | None, *, field: str = "user_data") -> dict[str, str]:
@@ -60,9 +63,10 @@ def check_description(description: str) -> str:
 
 
 def check_ref(ref: int | str) -> int | str:
-    """A version number (-1 is the newest, -n the n-th newest) or an alias. Raises InvalidRequest for anything else."""
+    """A version number (-1 is the newest, -n the n-th newest; also as text, for no alias is one) or an alias. Raises InvalidRequest
+    for anything else."""
     if isinstance(ref, str):
-        return ref
+        return int(ref) if _WHOLE.fullmatch(ref) else ref
     if isinstance(ref, bool) or not hasattr(ref, "__index__") or not -(1 << 63) < int(ref) < 1 << 63:
         raise InvalidRequest(field="ref", reason=f"{ref!r} is neither a version number nor an alias")
     return int(ref)

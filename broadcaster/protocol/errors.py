@@ -245,7 +245,10 @@ class Fenced(RequestError):
     """Another publisher is the model's only one, or this one's term was given up: `term` is its own, `current` the model's."""
 
     code = "fenced"
-    sentence = "{model_id}: a publisher with term {term} may not publish: the model's term is {current} (0: none)"
+    sentence = (
+        "{model_id}: a publisher with term {term} may not publish: the model's term is {current} (0: none); "
+        "an exclusive publisher takes over, give-up-term ends it"
+    )
 
 
 # --- the way there -------------------------------------------------------------------------------------------------

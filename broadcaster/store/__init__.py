@@ -5,8 +5,21 @@ Everything here is synchronous and made to be called from an archive thread (`wo
 
 from broadcaster.store.archive import Archive
 from broadcaster.store.offline import RebuildReport, rebuild_index
+from broadcaster.store.schema import MigrateReport, migrate
 from broadcaster.store.values import ArchivedVersion, Health, Loaded
 from broadcaster.store.verification import VerifyReport, verify
 from broadcaster.store.worker import Worker
 
-__all__ = ["Archive", "ArchivedVersion", "Health", "Loaded", "RebuildReport", "VerifyReport", "Worker", "rebuild_index", "verify"]
+__all__ = [
+    "Archive",
+    "ArchivedVersion",
+    "Health",
+    "Loaded",
+    "MigrateReport",
+    "RebuildReport",
+    "VerifyReport",
+    "Worker",
+    "migrate",
+    "rebuild_index",
+    "verify",
+]

@@ -87,6 +87,7 @@ def test_annotations_have_a_limit_in_bytes_and_must_be_writable() -> None:
 
 def test_a_reference_is_a_number_or_an_alias() -> None:
     assert [check_ref(ref) for ref in (3, -1, np.int64(4), "champion")] == [3, -1, 4, "champion"]
+    assert [check_ref(ref) for ref in ("3", "-1", "3a", "²", "")] == [3, -1, "3a", "²", ""], "no alias is a number"
     for wrong in (True, 1.0, None, 1 << 63):
         with pytest.raises(InvalidRequest, match="neither a version number nor an alias"):
             check_ref(wrong)  # type: ignore[arg-type]
