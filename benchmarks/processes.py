@@ -44,11 +44,13 @@ class Failed(RuntimeError):
 
 
 class Child:
-    """`python -m module arguments`: it says JSON lines, and may be told some. The first line that it says is `{"up": ...}`."""
+    """`python -m module arguments`: it says JSON lines, and may be told some. The first line that it says is `{"up": ...}`.
 
-    def __init__(self, module: str, *arguments: object) -> None:
+    `python` is the interpreter: ours, or that of another environment."""
+
+    def __init__(self, module: str, *arguments: object, python: Path | str = sys.executable) -> None:
         self.name = f"{module} {' '.join(map(str, arguments))}"
-        command = [sys.executable, "-m", module, *map(str, arguments)]
+        command = [str(python), "-m", module, *map(str, arguments)]
         self._process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         self._rest = b""
         self._leaving = False
@@ -155,15 +157,15 @@ class Group:
     def __init__(self) -> None:
         self.children: list[Child] = []
 
-    def start(self, module: str, *arguments: object) -> Child:
+    def start(self, module: str, *arguments: object, python: Path | str = sys.executable) -> Child:
         """Starts one; `up` waits for it."""
-        child = Child(module, *arguments)
+        child = Child(module, *arguments, python=python)
         self.children.append(child)
         return child
 
-    def many(self, count: int, module: str, *arguments: object) -> list[Child]:
+    def many(self, count: int, module: str, *arguments: object, python: Path | str = sys.executable) -> list[Child]:
         """Starts some that are alike, and waits until all are up."""
-        children = [self.start(module, *arguments) for _ in range(count)]
+        children = [self.start(module, *arguments, python=python) for _ in range(count)]
         for child in children:
             child.up()
         return children
@@ -214,6 +216,11 @@ class Broadcaster:
     def url(self) -> str:
         """The one address that a client needs."""
         return str(self._ready["data"])
+
+    @property
+    def grpc(self) -> str:
+        """Where its Cogment front is (host:port), with the option `--grpc-port 0`."""
+        return str(self._ready["grpc"])
 
     @property
     def pids(self) -> list[int]:

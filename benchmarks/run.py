@@ -33,6 +33,7 @@ QUESTIONS: dict[str, tuple[list[str], list[str]]] = {
     "memory": ([], ["--quick"]),
     "broker_cost": (["--profile"], ["--quick"]),
     "curve": ([], ["--quick"]),
+    "cogment": ([], ["--quick"]),
     "codec": ([], ["--rounds", "3"]),
     "protocol": ([], []),
 }
