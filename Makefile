@@ -87,7 +87,11 @@ cogment-sdk: $(STAMP)
 	  && cp tests/cogment/requirements.txt $(COGMENT)/.installed \
 	  || { rm -rf $(COGMENT); echo "the Cogment SDK could not be installed: tests that use it will be skipped" >&2; }
 
+# Written down once: where PYTHONDONTWRITEBYTECODE is set, each of the many processes that tests start would compile all of it again.
+COMPILE := $(BIN)/python -m compileall -q broadcaster clients tests
+
 test: $(STAMP) cogment-sdk
+	@$(COMPILE)
 	@$(BIN)/python -m pytest -n 2 --dist loadfile
 
 # What the fault tests need beside Python, by Debian package; what is missing after this is counted as skipped.
@@ -107,6 +111,7 @@ fault-tools:
 	fi
 
 test-fault: $(STAMP) fault-tools
+	@$(COMPILE)
 	@$(BIN)/python -m pytest -m "" tests/fault
 
 test-planted: $(STAMP) fault-tools

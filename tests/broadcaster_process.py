@@ -21,7 +21,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from tests.warm_start import WarmProcess
+
 ROOT = Path(__file__).parent.parent
+COMMAND = [sys.executable, "-m", "broadcaster"]
 START = 30.0
 """Seconds that a broadcaster may take until it serves."""
 STOP = 15.0
@@ -55,7 +58,7 @@ class BroadcasterProcess:
         self.environment = dict(environment or {})
         self.ready: dict[str, Any] = {}
         """What the ready file said: addresses by channel (`grpc`: HOST:PORT, with the option `--grpc-port 0`), and `pids`."""
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: subprocess.Popen[bytes] | WarmProcess | None = None
         self._ports = {"upload": 0, "push": 0, "data": 0}
         self._http = "0" if http else "off"
 
@@ -96,10 +99,7 @@ class BroadcasterProcess:
         assert not self.running, "already started"
         self.directory.mkdir(parents=True, exist_ok=True)
         self.ready_file.unlink(missing_ok=True)
-        with self.log_file.open("ab") as log:
-            self._process = subprocess.Popen(
-                self.command(), cwd=ROOT, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=os.environ | self.environment
-            )
+        self._process = self._started(self.command(), os.environ | self.environment)
         deadline = time.monotonic() + timeout
         while not self.ready_file.exists():
             code = self._process.poll()
@@ -110,6 +110,14 @@ class BroadcasterProcess:
             time.sleep(0.01)
         self.ready = json.loads(self.ready_file.read_text())
         self._ports = {channel: int(self.ready[channel].rpartition(":")[2]) for channel in self._ports}
+
+    def _started(self, command: list[str], environment: dict[str, str]) -> subprocess.Popen[bytes] | WarmProcess:
+        """Warm, unless something stands before the command or is told to the loader or the interpreter."""
+        plain = all(name.startswith(("BROADCASTER_", "COGMENT_")) for name in self.environment)
+        if plain and command[: len(COMMAND)] == COMMAND:
+            return WarmProcess(command[len(COMMAND) :], self.log_file, ROOT, environment)
+        with self.log_file.open("ab") as log:
+            return subprocess.Popen(command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment)
 
     def command(self) -> list[str]:
         """The command line that starts it, with the ports that it had before."""
@@ -125,7 +133,7 @@ class BroadcasterProcess:
         web = ["--http-port", self.ready["http"].rpartition(":")[2] if "http" in self.ready else self._http]
         # Behind the options, which may have asked for a free one.
         grpc = ["--grpc-port", self.ready["grpc"].rpartition(":")[2]] if "grpc" in self.ready else []
-        return [sys.executable, "-m", "broadcaster", "serve", *ports, *web, *directories, *self.options, *grpc]
+        return [*COMMAND, "serve", *ports, *web, *directories, *self.options, *grpc]
 
     def stop(self, *, timeout: float = STOP) -> int:
         """Asks it to end, and returns its exit code. Raises AssertionError when it is still there after `timeout` seconds."""

@@ -149,7 +149,7 @@ class Loop:
         poller.register(self._wake, zmq.POLLIN)
         if self._door is not None:
             poller.register(self._door.socket, zmq.POLLIN)
-        tick = self._clock()
+        tick = self._came = self._looked = self._clock()  # What came before had nobody to wait for.
         while not self._stopping:
             now = self._clock()
             if now >= tick:
