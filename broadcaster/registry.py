@@ -158,7 +158,7 @@ class Registry:
             check_annotations(user_data=before.user_data, tags=before.tags, description=description)
             self._replace_model(request, key, caller, now, description=description)
             return
-        kept = self._rooms.catalog.find(key, request.number)
+        kept = self._rooms.catalog.find_staying(key, request.number)
         archive, number = self._rooms.archive, request.number
         info = replace(kept.info, description=description)
         self._annotate(request, kept, info, caller, now, lambda: archive.set_description(*key, number, description))
@@ -341,14 +341,14 @@ class Registry:
             check_annotations(user_data=before.user_data, tags=tags, description=before.description)
             self._replace_model(request, key, caller, now, tags=tags)
             return
-        kept = self._rooms.catalog.find(key, request.number)
+        kept = self._rooms.catalog.find_staying(key, request.number)
         tags = _merged(kept.info.tags, request.tags)
         archive, number = self._rooms.archive, request.number
         self._annotate(request, kept, replace(kept.info, tags=tags), caller, now, lambda: archive.set_tags(*key, number, tags))
 
     def add_metrics(self, request: AddMetrics, caller: Caller, now: float) -> None:
         key = _key(request, request.model_id)
-        kept = self._rooms.catalog.find(key, request.number)
+        kept = self._rooms.catalog.find_staying(key, request.number)
         info = replace(kept.info, metrics={**kept.info.metrics, **request.metrics})
         archive = self._rooms.archive
         self._annotate(request, kept, info, caller, now, lambda: archive.add_metrics(*key, request.number, request.metrics))

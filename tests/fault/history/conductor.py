@@ -34,6 +34,8 @@ DOOMED = ("brief",)
 SMALL, MIDDLE, LARGE = (100, 3_000, 60_000), (100, 70_000, 300_000), (300_000, 1 * MIB, 3 * MIB)
 DISK_SIZE = 512 * MIB
 OPTIONS = ["--memory-budget", "128MiB"]
+PARTS = ("supervisor", "core", "web")
+"""The processes of a broadcaster, in the order in which its ready file names them."""
 LOOK = 0.02
 """Seconds between two looks at what is due."""
 SAMPLE = 0.25
@@ -97,7 +99,7 @@ class Run:
         """Makes all that they need, to be taken down with `stack`, and says who takes part."""
         self._disk = stack.enter_context(mounted(self.directory / "archive"))
         archive = self.directory / "archive" / "data"
-        self.broadcaster = BroadcasterProcess(self.directory / "broadcaster", options=OPTIONS, archive_dir=archive)
+        self.broadcaster = BroadcasterProcess(self.directory / "broadcaster", options=OPTIONS, archive_dir=archive, http=True)
         stack.enter_context(self.broadcaster)
         self._line = stack.enter_context(Forwarder(self.broadcaster.ready, seed=self.seed))
         return cast(self.broadcaster.url, self._line.url, self.files, self.seed)
@@ -191,6 +193,8 @@ class Run:
         """What begins the fault, and what ends it."""
         kind, *what = fault.kind.split()
         match kind, fault.target:
+            case "kill", name if name == BROADCASTER and what:
+                return lambda: self._kill_part(what[0]), lambda: None
             case "kill", name if name == BROADCASTER:
                 return self._restart, lambda: None
             case "kill", name:
@@ -211,6 +215,20 @@ class Run:
         self.broadcaster.restart(kill=True)
         self.recorder.write("away", since=since)
         self._over(BROADCASTER)
+
+    def _kill_part(self, part: str) -> None:
+        """One process of the broadcaster: its supervisor starts another in its place. Nobody is to notice the end of the web."""
+        since, pids = time.monotonic(), self.broadcaster.pids
+        os.kill(pids[PARTS.index(part)], signal.SIGKILL)
+        wait_until(lambda: self._pids_now() != pids, f"another {part} serves")
+        if part == "core":
+            self.recorder.write("away", since=since)
+
+    def _pids_now(self) -> list[int]:
+        """The broadcaster's processes, once all of them serve again."""
+        with contextlib.suppress(FileNotFoundError):
+            self.broadcaster.ready = json.loads(self.broadcaster.ready_file.read_text())
+        return self.broadcaster.pids
 
     def _lose(self, way: tuple[str, str]) -> None:
         """What was held back never comes."""

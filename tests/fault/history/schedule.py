@@ -50,6 +50,8 @@ def schedule(seed: int, seconds: float, pace: float, parties: Sequence[str], eve
 
 KINDS: list[Kind] = [
     ("kill", BROADCASTER, 0.0),
+    ("kill core", BROADCASTER, 0.0),
+    ("kill web", BROADCASTER, 0.0),
     ("stop", BROADCASTER, 1.5),
     ("kill", "", 0.0),
     ("kill", "", 0.0),
