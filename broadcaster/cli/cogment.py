@@ -28,7 +28,7 @@ def cogment_options(settings: Settings, port: int, core: str) -> CogmentOptions:
         port=port,
         core=core,
         version=__version__,
-        tokens=None if settings.grpc_open else TokenFile(settings.token_file.absolute()),
+        tokens=None if settings.grpc_open or settings.insecure else TokenFile(settings.token_file.absolute()),
         chunk_size=settings.grpc_chunk_size,
         reflection=settings.grpc_reflection,
         certificate=settings.http_cert,
@@ -45,21 +45,15 @@ def require_grpc_access(settings: Settings) -> None:
     for module, library in _LIBRARIES.items():
         if find_spec(module) is None:
             raise MissingDependency(what="--grpc-port", library=library, extra="grpc")
+    if settings.http_key is not None and settings.http_cert is None:
+        raise ConfigError(key="http-key", reason="there is no --http-cert that it belongs to")
     host = settings.grpc_address
-    if settings.grpc_open:
-        reach = "this host" if is_loopback(host) else "it over the network"
-        log.warning(
-            "OPEN: nobody needs a token on the gRPC port: everyone who can reach %s may read, write and delete all models "
-            "host=%s port=%s",
-            reach,
-            host,
-            settings.grpc_on,
-        )
+    if settings.grpc_open or settings.insecure:
+        reach = "this host's own programs" if is_loopback(host) else "everyone who can reach this host"
+        told = "OPEN: nobody needs a token on the gRPC port: %s may read, write and delete all models host=%s port=%s"
+        log.warning(told, reach, host, settings.grpc_on)
+    elif is_loopback(host) or settings.token_file.exists():
         return
-    if is_loopback(host) or settings.token_file.exists():
-        return
-    if settings.insecure:
-        log.warning("INSECURE: everyone who can reach this host may read, write and delete all models over gRPC host=%s", host)
     elif is_loopback(settings.host):
         raise ConfigError(
             key="grpc-host",

@@ -6,9 +6,12 @@ import base64
 import contextlib
 import hashlib
 import itertools
+import json
 import os
 import random
 import signal
+import socket
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -269,8 +272,8 @@ def test_updates_of_a_model_end_with_it_and_begin_anew_for_the_next_one(calls: C
     fresh.cancel()
 
 
-def test_updates_outlive_a_core_that_dies(tmp_path: Path) -> None:
-    with BroadcasterProcess(tmp_path / "b", options=ON) as process, Calls(process.ready["grpc"]) as calls:
+def test_updates_outlive_a_core_that_dies_and_end_with_the_server(tmp_path: Path) -> None:
+    with BroadcasterProcess(tmp_path / "b", http=True, options=ON) as process, Calls(process.ready["grpc"]) as calls:
         calls.make("policy")
         calls.publish("policy", b"kept", archived=True)
         updates = calls.updates("policy", timeout=30)
@@ -278,17 +281,52 @@ def test_updates_outlive_a_core_that_dies(tmp_path: Path) -> None:
         os.kill(process.pids[1], signal.SIGKILL)
         number = calls.publish("policy", payload(200_000)).version_number
         assert number > 1 and next(updates).version_info.version_number == number
-        updates.cancel()
-
-
-def test_a_stopping_server_ends_updates_with_unavailable(tmp_path: Path) -> None:
-    with BroadcasterProcess(tmp_path / "b", http=True, options=ON) as process, Calls(process.ready["grpc"]) as calls:
-        calls.make("policy")
-        updates = calls.updates("policy")
         begun = time.monotonic()
         assert process.stop() == 0
         assert refused(lambda: updates)[0] is grpc.StatusCode.UNAVAILABLE
-        assert time.monotonic() - begun < 5
+        assert time.monotonic() - begun < 10
+
+
+def test_what_was_told_of_just_now_can_be_read_although_it_has_left_memory(tmp_path: Path) -> None:
+    options = [*ON, "--keep-large", "1"]
+    with BroadcasterProcess(tmp_path / "b", options=options) as process, Calls(process.ready["grpc"]) as calls:
+        calls.make("policy")
+        data = payload(3 << 20, 1)
+        calls.publish("policy", data)
+        (told,), _ = calls.infos("policy", -1)
+        updates = calls.updates("policy")
+        next(updates)
+        newer = payload(3 << 20, 2)
+        calls.publish("policy", newer)
+        assert next(updates).version_info.version_number == 2
+        calls.publish("policy", payload(3 << 20, 3))
+        assert [info.version_number for info in calls.infos("policy")[0]] == [3]
+        assert calls.data("policy", told.version_number) == data and calls.data("policy", 2) == newer
+        wait_until(lambda: gone(calls, 1), "it is held for a moment only")
+        updates.cancel()
+
+
+def gone(calls: Calls, number: int) -> bool:
+    with contextlib.suppress(grpc.RpcError):
+        calls.data("policy", number)
+        return False
+    return True
+
+
+def test_a_web_process_that_dies_serves_again_at_the_same_port(served: BroadcasterProcess, calls: Calls, model: str) -> None:
+    calls.make(model)
+    data = payload(300_000)
+    info = calls.publish(model, data)
+    os.kill(served.pids[2], signal.SIGKILL)
+
+    def again() -> bool:
+        with contextlib.suppress(grpc.RpcError), Calls(served.ready["grpc"], timeout=2) as fresh:
+            return fresh.infos(model)[0] == [info] and fresh.data(model) == data
+        return False
+
+    wait_until(again, "hashes and all")
+    wait_until(served.ready_file.exists, "the ready file is there again")
+    served.ready = json.loads(served.ready_file.read_text())
 
 
 # --- what is refused -----------------------------------------------------------------------------------------------------
@@ -413,7 +451,7 @@ def test_what_does_not_fit_is_refused_with_resource_exhausted_and_the_newest_sta
         assert refused(lambda: calls.data("b", 1))[0] is GONE and "evicted" in refused(lambda: calls.data("b", 1))[1]
 
 
-def test_with_the_originals_variables_the_bytes_alone_decide_what_stays(tmp_path: Path) -> None:
+def test_with_the_originals_variables_it_is_open_and_the_bytes_alone_decide_what_stays(tmp_path: Path) -> None:
     environment = {
         "COGMENT_MODEL_REGISTRY_PORT": "0",
         "COGMENT_MODEL_REGISTRY_VERSION_CACHE_MAX_SIZE": str(64 << 20),
@@ -421,7 +459,14 @@ def test_with_the_originals_variables_the_bytes_alone_decide_what_stays(tmp_path
         "COGMENT_MODEL_REGISTRY_SENT_MODEL_VERSION_DATA_CHUNK_SIZE": str(5 << 20),
         "COGMENT_MODEL_REGISTRY_GRPC_REFLECTION": "1",
     }
-    with BroadcasterProcess(tmp_path / "b", environment=environment) as process, Calls(process.ready["grpc"]) as calls:
+    from broadcaster.web.tokens import add_token
+
+    file = tmp_path / "tokens.toml"
+    add_token(file, "admin", "admin")
+    with (
+        BroadcasterProcess(tmp_path / "b", environment=environment, options=["--http-tokens", str(file)]) as process,
+        Calls(process.ready["grpc"]) as calls,
+    ):
         assert "OPEN: nobody needs a token on the gRPC port" in process.log()
         calls.make("policy")
         for n in range(40):
@@ -473,24 +518,57 @@ def test_roles_and_tokens_are_those_of_http(tmp_path: Path) -> None:
         assert not any(token in process.log() for token in (*tokens.values(), limited))
 
 
-def test_the_port_is_open_where_that_is_said(tmp_path: Path) -> None:
-    from broadcaster.web.tokens import add_token
+def test_tls_is_that_of_http(tmp_path: Path) -> None:
+    certificate, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    make_certificate(certificate, key)
+    options = [*ON, "--http-cert", str(certificate), "--http-key", str(key)]
+    with BroadcasterProcess(tmp_path / "b", options=options) as process:
+        port = process.ready["grpc"].rpartition(":")[2]
+        with Calls(f"localhost:{port}", credentials=grpc.ssl_channel_credentials(certificate.read_bytes())) as calls:
+            calls.make("policy")
+            assert calls.publish("policy", payload(300_000)).version_number == 1
+        with Calls(f"localhost:{port}", timeout=2) as plain:
+            assert refused(plain.models)[0] in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
 
-    file = tmp_path / "tokens.toml"
-    add_token(file, "admin", "admin")
-    options = ["--grpc-open", *ON, "--http-tokens", str(file)]
-    with BroadcasterProcess(tmp_path / "b", options=options) as process, Calls(process.ready["grpc"]) as calls:
-        calls.make("policy")
-        assert "OPEN: nobody needs a token" in process.log()
+
+def make_certificate(certificate: Path, key: Path) -> None:
+    subject = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"]
+    files = ["-keyout", str(key), "-out", str(certificate)]
+    made = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2"]
+    subprocess.run([*made, *subject, *files], check=True, capture_output=True)
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--grpc-port", "{taken}"], "grpc-port: 127.0.0.1:{taken} is in use"),
+        (["--grpc-port", "x"], "grpc-port: "),
+        (["--grpc-port", "0", "--grpc-host", "0.0.0.0"], "grpc-host: 0.0.0.0 can be reached over the network"),
+        (["--grpc-port", "0", "--http-cert", "/nonexistent"], "http-cert: /nonexistent"),
+        (["--grpc-port", "0", "--http-key", "/nonexistent"], "http-key: "),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_sentence_at_the_start(tmp_path: Path, options: list[str], sentence: str) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        process = BroadcasterProcess(tmp_path / "b", options=[option.replace("{taken}", port) for option in options])
+        try:
+            with pytest.raises(AssertionError, match="ended with [12]"):
+                process.start()
+            assert sentence.replace("{taken}", port) in process.log() and "Traceback" not in process.log()
+        finally:
+            process.close()
 
 
 # --- health, reflection --------------------------------------------------------------------------------------------------
 
 
-def test_the_standard_health_service_tells_whether_the_core_answers(tmp_path: Path) -> None:
+def test_the_standard_health_service_tells_whether_the_core_answers(served: BroadcasterProcess) -> None:
     from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-    with BroadcasterProcess(tmp_path / "b", options=ON) as process, grpc.insecure_channel(process.ready["grpc"]) as channel:
+    with grpc.insecure_channel(served.ready["grpc"]) as channel:
         stub = health_pb2_grpc.HealthStub(channel)
 
         def is_serving(name: str = "") -> bool:
@@ -498,11 +576,11 @@ def test_the_standard_health_service_tells_whether_the_core_answers(tmp_path: Pa
             return bool(said == health_pb2.HealthCheckResponse.SERVING)
 
         wait_until(lambda: is_serving() and is_serving("cogmentAPI.ModelRegistrySP"), "it serves")
-        os.kill(process.pids[1], signal.SIGSTOP)
+        os.kill(served.pids[1], signal.SIGSTOP)
         try:
             wait_until(lambda: not is_serving(), "the core does not answer")
         finally:
-            os.kill(process.pids[1], signal.SIGCONT)
+            os.kill(served.pids[1], signal.SIGCONT)
         wait_until(is_serving, "it does again")
 
 

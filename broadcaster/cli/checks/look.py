@@ -222,7 +222,7 @@ def _open_to(settings: Settings) -> Iterator[str]:
     if settings.insecure and (not is_loopback(settings.http_host) or settings.token_file.exists()):
         yield f"{settings.http_host} (HTTP)"
     if settings.grpc_on is not None and not is_loopback(settings.grpc_address):
-        if settings.grpc_open or (settings.insecure and not settings.token_file.exists()):
+        if settings.grpc_open or settings.insecure:
             yield f"{settings.grpc_address} (gRPC)"
 
 
