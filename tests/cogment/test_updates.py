@@ -118,7 +118,7 @@ def test_a_restart_ends_the_stream_as_unavailable_and_a_new_one_goes_on(own: Fro
         registry.create("policy", b"weights", archived=True)
         with listening(registry, "policy") as updates:
             assert next(updates).version_number == 1
-            own.restart(kill=True)
+            own.restart()
             with refused("UNAVAILABLE"):
                 next(updates)
         again = registry.updates("policy", wait_for_ready=True)
