@@ -55,8 +55,8 @@ def verify(directory: Path, full: bool, quick: bool, as_json: bool) -> None:
 
 
 def _lists(report: VerifyReport) -> list[tuple[str, list[str]]]:
-    names = ("damaged", "missing", "unreadable", "quarantined", "orphans", "restored")
-    return [(name, getattr(report, name)) for name in names]
+    names = ("damaged", "missing", "unreadable", "not_given", "quarantined", "orphans", "restored")
+    return [(name.replace("_", " "), getattr(report, name)) for name in names]
 
 
 def _verdict(problems: int) -> str:

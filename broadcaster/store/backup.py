@@ -20,7 +20,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from broadcaster.protocol.errors import BroadcasterError, DirectoryUnusable, NoSpace, StoreCorrupt
+from broadcaster.protocol.errors import BroadcasterError, DirectoryUnusable, NoSpace, StoreCorrupt, StoreUnavailable
 from broadcaster.store.blobs import Blobs
 from broadcaster.store.copying import CopyReport, Manifest, Place, copy_blob, name_of, read_manifests
 from broadcaster.store.deletions import DELETIONS
@@ -188,6 +188,8 @@ class Target:
                 lost += [(manifest, "its payload is missing, or in quarantine") for manifest, _ in named]
             except StoreCorrupt as error:
                 lost += [(manifest, f"its payload is damaged: {error}") for manifest, _ in named]
+            except StoreUnavailable as error:
+                lost += [(manifest, f"its payload cannot be read: {error}") for manifest, _ in named]
             done += size
             if progress is not None:
                 progress(done, total)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from broadcaster.protocol.errors import SizeMismatch, StoreCorrupt
+from broadcaster.protocol.errors import SizeMismatch, StoreCorrupt, StoreUnavailable
 from broadcaster.store.blobs import Blobs
 from broadcaster.store.folders import Folder
 from broadcaster.store.manifests import MAX_MANIFEST, MODEL_FILE, decode_model, decode_version, is_key, key_of, number_of
@@ -74,6 +74,9 @@ def _read(model: Folder, key: str, name: str, report: CopyReport) -> Iterator[Ma
     except StoreCorrupt as error:
         report.problems.append(str(error))
         return
+    except OSError as error:
+        report.problems.append(str(unreadable("reading a manifest", model.path(name), error)))
+        return
     try:
         version = None if name == MODEL_FILE else decode_version(data, model.path(name))
         info = version.info if version is not None else decode_model(data, model.path(name)).info
@@ -86,14 +89,20 @@ def _read(model: Folder, key: str, name: str, report: CopyReport) -> Iterator[Ma
 
 
 def copy_blob(source: Folder, sha256: str, size: int, to: Blobs) -> None:
-    """Copy one blob, hashed on its way; durable when this returns. FileNotFoundError without one, StoreCorrupt if it is wrong."""
-    with source.folder(sha256[:2], create=False) as shelf:
-        fd = shelf.open_file(sha256[2:])
-        where = shelf.path(sha256[2:])
+    """Copy one blob, hashed on its way; durable when this returns. FileNotFoundError without one, StoreCorrupt if it is wrong,
+    StoreUnavailable when its disk does not give it."""
+    where = f"{source.where}/{sha256[:2]}/{sha256[2:]}"
+    try:
+        with source.folder(sha256[:2], create=False) as shelf:
+            fd = shelf.open_file(sha256[2:])
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise unreadable("copying a payload", where, error) from error
     try:
         staged = to.stage(size)
         try:
-            for piece in from_disk(fd):
+            for piece in _given(fd, where):
                 staged.write(piece)
             if staged.sha256 != sha256:
                 raise _damaged(where, "it does not hash to its name")
@@ -104,6 +113,18 @@ def copy_blob(source: Folder, sha256: str, size: int, to: Blobs) -> None:
             staged.discard()
     finally:
         os.close(fd)
+
+
+def _given(fd: int, where: str) -> Iterator[memoryview]:
+    try:
+        yield from from_disk(fd)
+    except OSError as error:
+        raise unreadable("copying a payload", where, error) from error
+
+
+def unreadable(operation: str, where: str, error: OSError) -> StoreUnavailable:
+    """What is said of a file that its disk does not give: it is not known to be damaged."""
+    return StoreUnavailable(operation=operation, where=where, reason=error.strerror or str(error), hint="Check the disk.")
 
 
 def name_of(version: ArchivedVersion) -> str:

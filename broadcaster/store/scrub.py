@@ -15,6 +15,7 @@ import os
 import secrets
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 
 from broadcaster.protocol.errors import BroadcasterError, NoSpace, StoreCorrupt, StoreUnavailable
 from broadcaster.store.blobs import Blobs
@@ -80,22 +81,34 @@ class Scrub:
             version = read_version(model, number)
         except FileNotFoundError:
             return  # Deleted meanwhile.
+        except OSError:
+            self.unreadable += 1  # The others are looked at all the same.
+            return
         except StoreCorrupt:
             self._try(lambda: self._quarantine.manifest_wrong(key, number))
             return
-        if self._blobs.size(version.sha256) is None and not self._quarantine.reader.is_bad(version.sha256):
-            self._quarantine.missing(version)
+        with suppress(OSError):  # What the disk does not give is counted when its turn comes.
+            if self._blobs.size(version.sha256) is None and not self._quarantine.reader.is_bad(version.sha256):
+                self._quarantine.missing(version)
 
     # --- blobs: each is what its name says ---------------------------------------------------------------------------
 
     def _shelf(self, prefix: str) -> Iterator[int]:
-        for sha256 in self._blobs.shelf(prefix):
+        try:
+            found = self._blobs.shelf(prefix)
+        except OSError:
+            self.unreadable += 1
+            return
+        for sha256 in found:
             try:
                 fd = self._blobs.open(sha256)
             except FileNotFoundError:
                 continue  # Deleted meanwhile.
             except StoreCorrupt:
                 continue  # No file of ours stands there: a read says so.
+            except OSError:
+                self.unreadable += 1
+                continue
             yield from self._compare(fd, sha256, quarantined=False)
 
     def _quarantined(self, sha256: str) -> Iterator[int]:
@@ -103,6 +116,9 @@ class Scrub:
         try:
             fd = self._blobs.quarantine.open_file(sha256)
         except (FileNotFoundError, StoreCorrupt):
+            return
+        except OSError:
+            self.unreadable += 1
             return
         yield from self._compare(fd, sha256, quarantined=True)
 

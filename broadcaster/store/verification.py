@@ -14,7 +14,7 @@ import xxhash
 
 from broadcaster.protocol.errors import BroadcasterError, DirectoryUnusable, StoreCorrupt
 from broadcaster.store.blobs import Blobs
-from broadcaster.store.copying import name_of
+from broadcaster.store.copying import name_of, unreadable
 from broadcaster.store.folders import Folder
 from broadcaster.store.layout import Layout, unusable
 from broadcaster.store.manifests import MODEL_FILE, Manifests, key_of, number_of, read_model, read_version, version_file
@@ -33,7 +33,8 @@ class VerifyReport:
 
     `damaged`: found wrong now, and put aside. `missing`: named by a manifest, and not there. `quarantined`: put aside, now or
     before. `restored`: left the quarantine, because they are right. `orphans`: named by no manifest, which the next start removes
-    unless a manifest is `unreadable` (those are paths). `in_use`: a broadcaster was using the archive, so nothing was moved, and
+    unless a manifest is `unreadable` (those are paths). `not_given`: the disk does not answer when they are read, so nobody
+    knows whether they are damaged. `in_use`: a broadcaster was using the archive, so nothing was moved, and
     orphans were not looked for.
     """
 
@@ -47,6 +48,7 @@ class VerifyReport:
     restored: list[str] = field(default_factory=list)
     orphans: list[str] = field(default_factory=list)
     unreadable: list[str] = field(default_factory=list)
+    not_given: list[str] = field(default_factory=list)
     in_use: bool = False
 
 
@@ -107,10 +109,12 @@ class _Verification:
     def _acquit(self) -> None:
         for sha256 in list(self._blobs.quarantined()):
             fd = self._layout.quarantine.open_file(sha256)
+            whole = hashlib.sha256()
             try:
-                whole = hashlib.sha256()
                 for piece in from_disk(fd):
                     whole.update(piece)
+            except OSError:
+                continue  # Nothing is known of it, so it stays.
             finally:
                 os.close(fd)
             if whole.hexdigest() == sha256:
@@ -139,9 +143,14 @@ class _Verification:
         except FileNotFoundError:
             pass
         except StoreCorrupt as error:
-            self._report.unreadable.append(model.path(name))
-            self._report.problems.append(str(error))
+            self._unreadable(model.path(name), error)
+        except OSError as error:
+            self._unreadable(model.path(name), unreadable("reading a manifest", model.path(name), error))
         return None
+
+    def _unreadable(self, where: str, error: BroadcasterError) -> None:
+        self._report.unreadable.append(where)
+        self._report.problems.append(str(error))
 
     def _blob(self, sha256: str, versions: list[ArchivedVersion]) -> None:
         reasons, of = self._reasons(sha256, versions)
@@ -153,7 +162,7 @@ class _Verification:
         if reasons:
             names = ", ".join(map(name_of, versions))
             self._report.problems += [f"{names}: {reason}" for reason in reasons]
-            if self._layout.owned:
+            if self._layout.owned and of is not self._report.not_given:
                 self._blobs.set_aside(sha256)
 
     def _reasons(self, sha256: str, versions: list[ArchivedVersion]) -> tuple[list[str], list[str] | None]:
@@ -166,6 +175,8 @@ class _Verification:
             return ["the blob is missing"], self._report.missing
         except StoreCorrupt as error:
             return [str(error)], None
+        except OSError as error:
+            return [f"its payload cannot be read: {error.strerror or error}"], self._report.not_given
         return reasons, self._report.damaged if reasons else None
 
     def _faults(self, sha256: str, versions: list[ArchivedVersion]) -> Iterable[str]:
