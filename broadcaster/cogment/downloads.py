@@ -57,7 +57,7 @@ async def _chunks(house: House, calls: Calls, version: VersionInfo) -> AsyncGene
 
 async def _leased(house: House, calls: Calls, version: VersionInfo) -> AsyncGenerator[Chunk, None]:
     size, places = house.chunk_size, house.places
-    if version.size > PIECE and places.admit(version.size):
+    if version.size > PIECE and places.admit(version):
         try:
             view = await places.view(version)
             for start in range(0, version.size if view is not None else 0, size):
@@ -66,7 +66,7 @@ async def _leased(house: House, calls: Calls, version: VersionInfo) -> AsyncGene
             if view is not None:
                 return
         finally:
-            places.dismiss(version.size)
+            places.dismiss(version)
     async with contextlib.aclosing(joined(pieces(calls, version), size)) as parts:
         async for chunk in parts:
             yield chunk

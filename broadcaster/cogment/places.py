@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
@@ -48,8 +48,9 @@ class Places:
         self._reading = asyncio.Lock()
         self._thread = ThreadPoolExecutor(1, "cogment leases")
         self._leases: Leases | None = None
-        self._leased = 0
-        """Bytes under leases of downloads."""
+        self._leased = Counter[Key]()
+        """Downloads of each version that they hold under leases, and the bytes of all those versions."""
+        self._leased_bytes = 0
         self._held: OrderedDict[Key, _Held] = OrderedDict()
 
     def note(self, version: VersionInfo, where: Where | None) -> None:
@@ -90,16 +91,23 @@ class Places:
             return None
         return memoryview(found)
 
-    def admit(self, size: int) -> bool:
-        """Whether a download may hold so many bytes under a lease, for as long as its client takes: to be given back by
-        `dismiss`. What all of them hold is bounded, for the core needs other memory meanwhile."""
-        if self._leased + size > self._link.memory_budget // LEASED_SHARE:
-            return False
-        self._leased += size
+    def admit(self, version: VersionInfo) -> bool:
+        """Whether a download may hold this version under a lease, for as long as its client takes: to be given back by `dismiss`.
+        What all of them hold is bounded, for the core needs other memory meanwhile."""
+        key = version.model_id, version.number
+        if key not in self._leased:
+            if self._leased_bytes + version.size > self._link.memory_budget // LEASED_SHARE:
+                return False
+            self._leased_bytes += version.size
+        self._leased[key] += 1
         return True
 
-    def dismiss(self, size: int) -> None:
-        self._leased -= size
+    def dismiss(self, version: VersionInfo) -> None:
+        key = version.model_id, version.number
+        self._leased[key] -= 1
+        if not self._leased[key]:
+            del self._leased[key]
+            self._leased_bytes -= version.size
 
     async def hold(self, version: VersionInfo) -> None:
         """Somebody was told of this version, and will ask for its data: for a moment it does not go, whatever is published."""

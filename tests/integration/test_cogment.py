@@ -423,6 +423,41 @@ def test_a_client_that_leaves_in_the_middle_leaves_nothing(served: BroadcasterPr
     assert calls.publish(model, b"1").version_number == 1
 
 
+def test_a_client_that_brings_or_takes_nothing_is_given_up(
+    served: BroadcasterProcess, model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A front of this process's own, with less patience."""
+    from broadcaster.cogment import downloads, uploads
+    from broadcaster.cogment.options import CogmentOptions
+    from broadcaster.cogment.serve import Server
+
+    for module in (uploads, downloads):
+        monkeypatch.setattr(module, "STALL", 0.5)
+    late, go_on = grpc.StatusCode.DEADLINE_EXCEEDED, threading.Event()
+    server = Server(CogmentOptions(host="127.0.0.1", port=0, core=served.ipc_url, version="0"))
+    try:
+        with Calls(f"127.0.0.1:{server.start()}") as calls, clients.connect(served.url) as client:
+            calls.make(model)
+
+            def messages(size: int) -> Iterator[object]:
+                yield header(model, size)
+                yield body(b"1")
+                go_on.wait(20)
+
+            for size in (10, 300_000):
+                assert refused(lambda size=size: calls.send(messages(size)))[0] is late
+            wait_until(lambda: client.registry.stats()["uploads"] == 0, "they were given up")
+            calls.publish(model, bytes(64 << 20))
+            stream = calls("RetrieveVersionData", model_id=model, version_number=-1)
+            next(stream)
+            time.sleep(1.5)  # What this is about: nothing is taken for longer than the front waits.
+            assert refused(lambda: stream)[0] is late
+            assert calls.publish(model, b"2").version_number == 2
+    finally:
+        go_on.set()
+        server.stop()
+
+
 def test_a_reader_that_leaves_in_the_middle_harms_nobody(served: BroadcasterProcess, calls: Calls, model: str) -> None:
     calls.make(model)
     data = payload(24 << 20)

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from broadcaster.cogment_variables import ALL, PREFIX, parse_duration, read_variables
+from broadcaster.cli.cogment import require_grpc_access
+from broadcaster.cogment_variables import ALL, PORT, PREFIX, parse_duration, read_variables
 from broadcaster.config import Settings, load_settings
-from broadcaster.protocol.errors import ConfigError
+from broadcaster.protocol.errors import ConfigError, MissingDependency
 
 
 @pytest.fixture(autouse=True)
@@ -115,3 +116,22 @@ def test_a_wrong_value_is_refused_with_its_variable(monkeypatch: pytest.MonkeyPa
     said(monkeypatch, **{name: text})
     with pytest.raises(ConfigError, match=name):
         load_settings({})
+
+
+def test_without_the_extra_it_says_which_one_brings_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("broadcaster.cli.cogment.find_spec", lambda name: None if name == "grpc_health" else object())
+    with pytest.raises(MissingDependency) as missing:
+        require_grpc_access(load_settings({"grpc_port": "0"}))
+    assert str(missing.value) == "--grpc-port needs grpcio-health-checking: pip install 'model-broadcaster[grpc]'"
+
+
+def test_to_open_it_turns_it_on_unless_it_is_turned_off_by_name() -> None:
+    assert load_settings({"grpc_open": True}).grpc_on == PORT == 9000
+    assert load_settings({"grpc_open": True, "grpc_port": "0"}).grpc_on == 0
+    assert load_settings({"grpc_open": True, "grpc_port": "off"}).grpc_on is None
+    assert load_settings({}).grpc_on is None
+
+
+def test_it_listens_where_the_rest_does_unless_told_otherwise() -> None:
+    assert load_settings({"host": "10.0.0.1"}).grpc_address == "10.0.0.1"
+    assert load_settings({"host": "10.0.0.1", "grpc_host": "*"}).grpc_address == "0.0.0.0"
