@@ -1,7 +1,7 @@
 """A program that uses the published Cogment Python SDK, told what to do in JSON lines. It runs in the SDK's own environment
 (`make cogment-sdk`) and imports nothing of this project.
 
-    python driver.py HOST:PORT
+    python driver.py HOST:PORT [KEY CERTIFICATE]
 
 A line is a question, `{"id": 1, "do": "publish_model", ...}`; its answer has the same id, and a `value` or an `error`. Questions
 do not wait for each other. Bytes travel as `{"bytes": base64}`, what the SDK gives as the names of its attributes.
@@ -130,10 +130,13 @@ async def answer(driver: Driver, question: dict[str, Any]) -> None:
     print(json.dumps({"id": number, **said}), flush=True)
 
 
-async def main(address: str) -> None:
+async def main(address: str, *tls: str) -> None:
     loop = asyncio.get_running_loop()
     context = cogment.Context(user_id="driver", cog_settings=None)
     endpoint = cogment.Endpoint(f"grpc://{address}")
+    if tls:
+        key, certificate = tls
+        endpoint.set_from_files(key, certificate, certificate)  # Without a key of its own the SDK does not speak TLS.
     driver = Driver(await context.get_model_registry_v2(endpoint), await context.get_model_registry(endpoint))
     print(json.dumps({"id": 0, "value": cogment.__version__}), flush=True)
     under_way = set()
@@ -145,4 +148,4 @@ async def main(address: str) -> None:
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.ERROR, stream=sys.stderr)
-    asyncio.run(main(sys.argv[1]))
+    asyncio.run(main(*sys.argv[1:]))

@@ -44,13 +44,13 @@ class SdkError(Exception):
 
 
 class Sdk:
-    """One process with one of each of the SDK's registries, connected to `address` (host:port)."""
+    """One process with one of each of the SDK's registries, connected to `address` (host:port); `tls`: key, certificate."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, *tls: Path) -> None:
         # Nothing of this project's environment: the SDK's has its own packages.
         clean = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "COGMENT", "BROADCASTER"))}
         self._process = subprocess.Popen(
-            [PYTHON, DRIVER, address], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=DRIVER.parent, env=clean
+            [PYTHON, DRIVER, address, *tls], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=DRIVER.parent, env=clean
         )
         self._rest = bytearray()
         self._last = 0

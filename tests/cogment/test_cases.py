@@ -16,7 +16,8 @@ import pytest
 
 import clients
 from tests.cogment.doors import Door, Known, OverGrpc, OverZeroMq
-from tests.cogment.front import Front, Registry, body, data_hash, header, refused
+from tests.cogment.front import Front, Registry, data_hash, refused
+from tests.cogment_calls import body, header
 
 
 @pytest.fixture(params=["gRPC", "ZeroMQ"])
@@ -206,7 +207,7 @@ def test_the_latest_can_be_asked_for_while_others_upload_slowly(registry: Regist
                 if index == 0:
                     reading.wait(20)  # The readers come in while this one is under way.
 
-        return int(registry.upload(messages()).version_number)
+        return int(registry.send(messages()).version_number)
 
     def read() -> int:
         return min(registry.infos(model, -1)[0][0].version_number for _ in range(10))

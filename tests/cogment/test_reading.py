@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.cogment.front import SCHEMA, Registry, data_hash, refused
+from tests.cogment.front import Registry, data_hash, refused
+from tests.cogment_calls import SCHEMA
 
 LEAST, MOST = -(2**31), 2**31 - 1
 
@@ -153,8 +154,8 @@ def test_what_used_to_end_the_process_is_an_invalid_argument(registry: Registry,
         lambda: registry.models(ten, handle="2"),
         lambda: registry.models(ten, count=2),
         lambda: registry.models(ten, handle="-1"),
-        lambda: registry.call("CreateOrUpdateModel", SCHEMA["CreateOrUpdateModelRequest"]()),
-        lambda: registry.upload([chunk(header=SCHEMA["CreateVersionRequestChunk.Header"]())]),
+        lambda: registry("CreateOrUpdateModel"),
+        lambda: registry.send([chunk(header=SCHEMA["CreateVersionRequestChunk.Header"]())]),
     ):
         with refused("INVALID_ARGUMENT"):
             ask()

@@ -1,15 +1,20 @@
-"""What the Cogment Python SDK is told while it listens: `iteration_updates`, `track_latest_model`, and what a restart does."""
+"""What the Cogment Python SDK is told while it listens: `iteration_updates`, `track_latest_model`, and over a restart."""
 
 from __future__ import annotations
 
+import socket
 import time
+from pathlib import Path
 
 import pytest
 
 import clients
 from tests.bare_peer import wait_until
+from tests.broadcaster_process import BroadcasterProcess
 from tests.cogment.front import Front, data_hash
 from tests.cogment.sdk import Sdk, SdkError, missing
+from tests.integration.test_cogment import make_certificate
+from tests.integration.test_supervised import kill_core
 
 # --- iteration_updates ---------------------------------------------------------------------------------------------
 
@@ -126,12 +131,32 @@ def test_an_unknown_model_is_not_tracked(sdk: Sdk) -> None:
     assert caught.value.kind == "CogmentError"
 
 
-# --- restart -------------------------------------------------------------------------------------------------------
+# --- whole lives ---------------------------------------------------------------------------------------------------
 
 
-def test_a_restart_keeps_what_was_stored_and_uses_no_number_twice(own: Front) -> None:
+@pytest.fixture
+def needed() -> None:
     if why := missing():
         pytest.skip(why)
+
+
+@pytest.mark.usefixtures("needed")
+def test_a_tracker_does_not_notice_that_the_core_died(own: Front) -> None:
+    with Sdk(own.address) as sdk, clients.connect(own.url) as client:
+        publisher = client.publisher("policy")
+        before = publisher.publish(b"before")
+        sdk.ask("track", name="policy")
+        assert sdk.ask("tracked", name="policy")["model"] == b"before"
+        newer = sdk.begin("tracked", name="policy", newer_than=before.number)
+        kill_core(own)
+        after = publisher.publish(b"after" * 100_000)
+        found = newer.result()
+        assert (found["info"]["iteration"], found["model"]) == (after.number, b"after" * 100_000)
+        assert after.number > before.number
+
+
+@pytest.mark.usefixtures("needed")
+def test_a_restart_keeps_what_was_stored_and_uses_no_number_twice(own: Front) -> None:
     with Sdk(own.address) as sdk:
         sdk.ask("update_model_info", name="policy", properties={"actor": "pilot"})
         kept = [
@@ -156,3 +181,24 @@ def test_a_restart_keeps_what_was_stored_and_uses_no_number_twice(own: Front) ->
         told = newer.result()
         assert told["iteration"] == number and told["timestamp"] > began
         assert sdk.ask("retrieve_model", name="policy", iteration=2) == b"2"
+
+
+@pytest.mark.usefixtures("needed")
+def test_the_variable_of_the_original_is_enough(tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    with BroadcasterProcess(tmp_path / "b", environment={"COGMENT_MODEL_REGISTRY_PORT": port}), Sdk(f"localhost:{port}") as sdk:
+        assert sdk.ask("store_model", name="policy", model=b"weights")["iteration"] == 1
+        assert sdk.ask("retrieve_model", name="policy") == b"weights"
+
+
+@pytest.mark.usefixtures("needed")
+def test_the_sdk_speaks_tls(tmp_path: Path) -> None:
+    certificate, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    make_certificate(certificate, key)
+    with Front(tmp_path / "b", "--http-cert", str(certificate), "--http-key", str(key)) as front:
+        with Sdk(f"localhost:{front.address.rpartition(':')[2]}", key, certificate) as sdk:
+            sdk.ask("publish_model", name="policy", model=b"weights" * 1_000_000)
+            assert sdk.ask("retrieve_model", name="policy") == b"weights" * 1_000_000
+            assert sdk.ask("next_update", model_name="policy", stream="updates")["iteration"] == 1

@@ -121,8 +121,7 @@ def test_a_restart_ends_the_stream_as_unavailable_and_a_new_one_goes_on(own: Fro
             own.restart()
             with refused("UNAVAILABLE"):
                 next(updates)
-        again = registry.updates("policy", wait_for_ready=True)
-        assert next(again).version_info.version_number == 1
+    with Registry(own.address) as registry, listening(registry, "policy") as updates:
+        assert next(updates).version_number == 1
         number = registry.create("policy", b"after").version_number
-        assert next(again).version_info.version_number == number > 1
-        again.cancel()
+        assert next(updates).version_number == number > 1

@@ -14,7 +14,8 @@ import pytest
 import clients
 from broadcaster.protocol.limits import MAX_PAYLOAD
 from tests.bare_peer import wait_until
-from tests.cogment.front import SCHEMA, Registry, body, data_hash, header, refused
+from tests.cogment.front import Registry, data_hash, refused
+from tests.cogment_calls import SCHEMA, body, header
 
 
 @pytest.fixture
@@ -63,7 +64,7 @@ def test_a_time_in_the_header_counts_else_it_is_the_end_of_the_upload(registry: 
         yield body(b"weights")
 
     with ThreadPoolExecutor(1) as thread:
-        upload = thread.submit(registry.upload, slow())
+        upload = thread.submit(registry.send, slow())
         sent = time.time_ns()
         started.set()
         assert sent <= upload.result().creation_timestamp <= time.time_ns()
@@ -97,7 +98,7 @@ def test_equal_data_is_a_version_of_its_own_each_time(registry: Registry, made: 
 
 def test_an_upload_for_an_unknown_model_is_refused_at_its_header(registry: Registry) -> None:
     with Held(header("nobody", 1 << 30)) as messages, refused("NOT_FOUND", "nobody"):
-        registry.upload(messages)
+        registry.send(messages)
     with refused("NOT_FOUND", "nobody"):
         registry.infos("nobody")
 
@@ -112,7 +113,7 @@ def test_a_stream_of_another_form_is_an_invalid_argument(registry: Registry, mad
         [header(made, 7), SCHEMA["CreateVersionRequestChunk"](), body(b"weights")],
     ):
         with refused("INVALID_ARGUMENT"):
-            registry.upload(messages)
+            registry.send(messages)
     assert registry.numbers(made) == []
 
 
@@ -130,7 +131,7 @@ def test_another_size_than_was_declared_is_an_invalid_argument(registry: Registr
 @pytest.mark.parametrize("size", [100, 200_000, 3 << 20])
 def test_the_first_excess_byte_is_refused_while_the_upload_is_open(registry: Registry, made: str, size: int) -> None:
     with Held(header(made, size), body(b"x" * size), body(b"y")) as messages, refused("INVALID_ARGUMENT", "size"):
-        registry.upload(messages)
+        registry.send(messages)
     assert registry.numbers(made) == []
 
 
@@ -138,7 +139,7 @@ def test_the_first_excess_byte_is_refused_while_the_upload_is_open(registry: Reg
 def test_a_declared_size_over_a_limit_is_refused_before_any_data(registry: Registry, made: str, size: int) -> None:
     """The largest payload, or, for the last one, the memory budget."""
     with Held(header(made, size)) as messages, refused("RESOURCE_EXHAUSTED"):
-        registry.upload(messages)
+        registry.send(messages)
 
 
 def test_a_header_alone_of_size_0_is_a_version_of_nothing(registry: Registry, made: str) -> None:
@@ -181,12 +182,12 @@ def test_an_abandoned_upload_takes_no_number_and_leaves_nothing(
     begun = threading.Event()
 
     def messages() -> Iterator[Any]:
-        yield header(made, size, archived)
+        yield header(made, size, archived=archived)
         yield body(b"x" * (size // 2))
         begun.set()
         threading.Event().wait(0.05)
 
-    call = registry.start("CreateVersion", messages())
+    call = registry.start(messages())
     assert begun.wait(20)
     call.cancel()
     wait_until(lambda: under_way() == 0, "the upload is given up")
