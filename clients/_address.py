@@ -43,12 +43,16 @@ class Address:
         return f"ipc://{self.directory}/data.sock" if self.directory else f"tcp://{self.host}:{self.port}"
 
     def of(self, channel: str, ports: Mapping[str, int], host: str | None) -> str:
-        """Where `channel` is, from a welcome's ports and the host it named, if any. Raises InvalidRequest when it names no such
-        port."""
+        """Where `channel` is, from a welcome's ports and the host it named, if any: who came by loopback stays there, whatever
+        the others are told. Raises InvalidRequest when it names no such port."""
         if self.directory:
             return f"ipc://{self.directory}/{channel}.sock"
         if not 0 < ports.get(channel, 0) < 65536:
             raise InvalidRequest(
                 field="endpoints", reason=f"the broadcaster at {self.data} names no port for the channel {channel}"
             )
-        return f"tcp://{host or self.host}:{ports[channel]}"
+        return f"tcp://{self.host if self._is_loopback else host or self.host}:{ports[channel]}"
+
+    @property
+    def _is_loopback(self) -> bool:
+        return self.host.startswith("127.") or self.host == "[::1]"

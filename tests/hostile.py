@@ -17,11 +17,11 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 import zmq
 
+from broadcaster.protocol.keyfile import Key
 from tests.broadcaster_process import BroadcasterProcess
 
 ROOT = Path(__file__).parent.parent
@@ -117,8 +117,9 @@ class Hostile:
 
     def pings(self) -> None:
         """Heartbeats between messages, and gone before they are answered: what aborts a libzmq that takes them in."""
+        channels = list(KINDS) if "key" in self._addresses else ["upload", "data"]  # The push channel stands it with keys only.
         for turn in self.turns():
-            name = list(KINDS)[turn % 3]
+            name = channels[turn % len(channels)]
             message = frame(b"\x01t") if name == "push" else frame(b"x")
             for mechanism in (b"NULL", b"CURVE"):
                 self.say(name, greeting(mechanism), ready(KINDS[name]), (message + PING) * 3000)
@@ -181,6 +182,12 @@ ATTACKS: dict[str, Callable[[Hostile], None]] = {
 }
 
 
+def reached(process: BroadcasterProcess, key: Key | None = None) -> dict[str, str]:
+    """What an attacker knows: the addresses, and the broadcaster's public key where there is one."""
+    channels = {name: process.ready[name] for name in (*KINDS, "http") if name in process.ready}
+    return channels | ({"key": key.server} if key else {})
+
+
 def private(process: BroadcasterProcess) -> int:
     """Bytes of memory that are a broadcaster's alone, over its processes: no slots, and no libraries."""
     found = [Path(f"/proc/{pid}/status").read_text().partition("RssAnon:")[2].split() for pid in process.pids]
@@ -188,10 +195,9 @@ def private(process: BroadcasterProcess) -> int:
 
 
 @contextlib.contextmanager
-def attacked(name: str, addresses: Mapping[str, Any], seconds: float) -> Iterator[subprocess.Popen[bytes]]:
+def attacked(name: str, addresses: Mapping[str, str], seconds: float) -> Iterator[subprocess.Popen[bytes]]:
     """Somebody does that for so long, in a process of their own. At the end of the block they are gone."""
-    told = json.dumps({channel: address for channel, address in addresses.items() if isinstance(address, str)})
-    process = subprocess.Popen([sys.executable, "-m", __name__, name, str(seconds), told], cwd=ROOT)
+    process = subprocess.Popen([sys.executable, "-m", __name__, name, str(seconds), json.dumps(addresses)], cwd=ROOT)
     try:
         yield process
         assert process.wait(seconds + 30) == 0, "the attacker gave up"

@@ -8,7 +8,9 @@ import os
 import resource
 import shutil
 import signal
+import socket
 import sys
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from types import FrameType
@@ -223,7 +225,6 @@ def _announce(settings: Settings, core: Core, keys: Path | None) -> None:
     """Where it serves: a few lines for a person, one event for a machine."""
     from broadcaster.cli.keys import hint
     from broadcaster.cli.logs import on_terminal
-    from broadcaster.config import is_loopback
 
     url = core.endpoints["data"]
     if settings.advertise:
@@ -240,8 +241,23 @@ def _announce(settings: Settings, core: Core, keys: Path | None) -> None:
     else:
         fields = "".join(f" {name}=%s" for name in ("version", *facts))
         log.info(f"connect with: {f'BROADCASTER_URL={url}{hint(keys)}'.replace('%', '%%')}{fields}", __version__, *facts.values())
-    if keys is None and not is_loopback(settings.host):
-        log.warning("INSECURE: everyone who can reach this host may read, write and delete all models host=%s", settings.host)
+    if settings.insecure:
+        told = "INSECURE: nobody needs a key: everyone who can reach this host may read, write and delete all models host=%s"
+        log.warning(told, settings.host)
+    if settings.advertise:
+        threading.Thread(target=_look_up, args=(settings.advertise,), daemon=True).start()
+
+
+def _look_up(name: str) -> None:
+    """Clients are told to connect to that name: if it means nothing here, it may mean nothing to them. A name server takes its
+    time."""
+    try:
+        socket.getaddrinfo(name, None)
+    except OSError as wrong:
+        told = (
+            "the advertised name cannot be resolved here: clients that cannot do so either publish nothing and are pushed nothing"
+        )
+        log.warning("%s advertise=%s reason=%s", told, name, wrong.strerror or wrong)
 
 
 def _allow_descriptors() -> None:

@@ -14,7 +14,12 @@ from broadcaster.protocol.errors import ConfigError, InvalidRequest
 @click.command(cls=Command)
 @click.argument("name", required=False)
 @click.option("--role", metavar="ROLE", default="admin", show_default=True, help="actor, learner or admin.")
-@click.option("--model", "models", metavar="PATTERN", multiple=True, help="Models it covers: 'default/policy-*'.  [default: all]")
+@click.option(
+    *("--models", "--model", "models"),
+    metavar="PATTERN",
+    multiple=True,
+    help="Models it covers: 'policy-*', 'lab/*'.  [default: all]",
+)
 @click.option("--remove", is_flag=True, help="Take the token of this name back.")
 @click.option("--http-tokens", metavar="FILE", help="The file.  [default: as `serve` would have it with these settings]")
 @click.option("--archive-dir", metavar="DIR", help="The archive's directory, where `serve` is told it by a flag.")

@@ -28,32 +28,34 @@ def web_options(settings: Settings, port: int, core: str) -> WebOptions:
         core=core,
         archive_dir=settings.archive_dir.absolute(),
         hosts=tuple(name.strip() for name in (*named, settings.advertise or "", settings.http_host) if name.strip()),
-        tokens=settings.token_file.absolute(),
+        tokens=None if settings.insecure else settings.token_file.absolute(),
         certificate=settings.http_cert,
         key=settings.http_key,
     )
 
 
 def require_http_access(settings: Settings) -> None:
-    """Raises ConfigError where HTTP could be reached over the network and needed no token. With `insecure`, warns of it. Where
-    all is to be reached over the network the first token is made, as the first key is."""
+    """Raises ConfigError where HTTP could be reached over the network and needed no token. With `insecure` it needs none, which
+    is warned of. Where all is to be reached over the network the first token is made, as the first key is."""
     from broadcaster.config import is_loopback
     from broadcaster.web.first_token import make_first_token
 
     if settings.http_key is not None and settings.http_cert is None:
         raise ConfigError(key="http-key", reason="there is no --http-cert that it belongs to")
+    if settings.insecure:
+        log.warning(
+            "INSECURE: HTTP asks for no token: everyone who can reach this host may read all models host=%s", settings.http_host
+        )
+        return
     if is_loopback(settings.http_host) or settings.token_file.exists():
         return
-    if not settings.insecure and not is_loopback(settings.host):
-        log.info("a token for HTTP was made file=%s", make_first_token(settings.token_file.absolute()))
-        return
-    if not settings.insecure:
+    if is_loopback(settings.host):
         raise ConfigError(
             key="http-host",
             reason=f"{settings.http_host} can be reached over the network, and {settings.token_file} has no token: make one "
             "with `broadcaster token`, say --insecure, or listen on 127.0.0.1",
         )
-    log.warning("INSECURE: everyone who can reach this host may read all models over HTTP host=%s", settings.http_host)
+    log.info("a token for HTTP was made file=%s", make_first_token(settings.token_file.absolute()))
 
 
 Serving = Callable[[Mapping[str, str], Mapping[str, int]], None]

@@ -38,13 +38,16 @@ PUSH_HWM = 256
 SERVER: dict[str, dict[str, int]] = {
     "upload": _EVERYWHERE
     | _LISTENING
-    | {"MAXMSGSIZE": LARGEST_FRAME, "RCVHWM": 64, "SNDHWM": 1000, "ROUTER_MANDATORY": 1, "ROUTER_HANDOVER": 0},
-    "push": _EVERYWHERE | _LISTENING | {"MAXMSGSIZE": 512, "SNDHWM": PUSH_HWM, "XPUB_MANUAL": 1},
+    | {"MAXMSGSIZE": LARGEST_FRAME, "RCVHWM": 0, "SNDHWM": 1000, "ROUTER_MANDATORY": 1, "ROUTER_HANDOVER": 0},
+    "push": _EVERYWHERE | _LISTENING | {"MAXMSGSIZE": 512, "RCVHWM": 256, "SNDHWM": PUSH_HWM, "XPUB_MANUAL": 1},
     "data": _EVERYWHERE
     | _LISTENING
-    | {"MAXMSGSIZE": LARGEST_FRAME, "RCVHWM": 1000, "SNDHWM": 256, "ROUTER_MANDATORY": 1, "ROUTER_HANDOVER": 0},
+    | {"MAXMSGSIZE": LARGEST_FRAME, "RCVHWM": 0, "SNDHWM": 256, "ROUTER_MANDATORY": 1, "ROUTER_HANDOVER": 0},
 }
-"""Options of the broadcaster's sockets by channel (ROUTER, XPUB, ROUTER)."""
+"""Options of the broadcaster's sockets by channel (ROUTER, XPUB, ROUTER). RCVHWM 0: a peer that goes while its queue is full,
+with a ZMTP heartbeat in what it sent last, aborts libzmq 4.3.5. What honest peers send unasked is bounded by credit; who floods
+is cut off (`broadcaster/server/connections.py`). Only subscriptions have to wait: libzmq walks over all of them whenever a
+subscriber goes, and a flood of them that did not wait would keep it busy for minutes."""
 
 CLIENT: dict[str, dict[str, int]] = {
     "upload": _EVERYWHERE | _CONNECTING | {"MAXMSGSIZE": LARGEST_FRAME, "SNDHWM": 4000, "RCVHWM": 4000},

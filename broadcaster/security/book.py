@@ -4,14 +4,13 @@
 name = "learner-1"
 public = "..."
 role = "learner"            # actor, relay, learner or admin
-namespace = "default"       # a pattern; absent: default
-models = "policy-*"         # a pattern; absent: all
+models = "policy-*"         # a pattern, or one with its namespace: "lab/policy-*"; absent: all
+namespace = "default"       # a pattern, where models names none; absent: default
 expires = 2030-01-01T00:00:00Z   # may be absent
 """
 
 from __future__ import annotations
 
-import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -20,10 +19,10 @@ from typing import Any
 
 from broadcaster.protocol.errors import BroadcasterError, ConfigError
 from broadcaster.protocol.keyfile import is_key
-from broadcaster.protocol.names import DEFAULT_NAMESPACE, check_name
+from broadcaster.protocol.names import check_name
+from broadcaster.protocol.patterns import split_pattern
 from broadcaster.security.roles import ROLES, Grant
 
-PATTERN = re.compile(r"[A-Za-z0-9._*?-]{1,128}", re.ASCII)
 _FIELDS = {"name", "public", "role", "namespace", "models", "expires"}
 
 
@@ -70,19 +69,12 @@ def _add(entry: dict[str, Any], keys: dict[str, Entry], now: datetime) -> None:
         raise ValueError("public is not a key")
     if entry.get("role") not in ROLES:
         raise ValueError(f"role must be one of {', '.join(ROLES)}")
-    grant = Grant(entry["role"], _pattern(entry, "namespace", DEFAULT_NAMESPACE), _pattern(entry, "models", "*"))
+    grant = Grant(entry["role"], *split_pattern(entry.get("models", "*"), entry.get("namespace")))
     known = keys.get(public, Entry(name, ()))
     if known.name != name:
         raise ValueError(f"{known.name} and {name} have the same public key")
     if not _is_over(entry.get("expires"), now):
         keys[public] = Entry(name, (*known.grants, grant))
-
-
-def _pattern(entry: dict[str, Any], name: str, default: str) -> str:
-    found = entry.get(name, default)
-    if not isinstance(found, str) or not PATTERN.fullmatch(found):
-        raise ValueError(f"{name} must be a name, in which * and ? may stand")
-    return found
 
 
 def _is_over(expires: object, now: datetime) -> bool:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import zmq
 
-from broadcaster.protocol.errors import AlreadyExists, ConfigError
+from broadcaster.protocol.errors import AlreadyExists, ConfigError, InvalidRequest
 from broadcaster.protocol.keyfile import Key, parse_key, write_key
 from broadcaster.protocol.names import check_name
 from broadcaster.security.book import Book, read_book
@@ -42,6 +42,7 @@ class KeyDirectory:
         self.directory = directory
         self.book_file = directory / "keys.toml"
         self._server_file = directory / "server.key"
+        self._next_file = directory / "server-next.key"
 
     @property
     def exists(self) -> bool:
@@ -52,7 +53,7 @@ class KeyDirectory:
 
     def server_key(self) -> ServerKey:
         """Raises ConfigError when it is not there, or not for us alone."""
-        found = parse_key(_text(self._server_file, secret=True), str(self._server_file))
+        found = _key(self._server_file)
         return ServerKey(found.public, found.secret)
 
     def book(self) -> Book:
@@ -75,9 +76,10 @@ class KeyDirectory:
     def make(self, name: str, grant: Grant, file: Path | None = None, expires: datetime | None = None) -> Path:
         """A new key, known to the book from now on; where the client's file is. `file` is another place for that.
 
-        Raises AlreadyExists when that file is there, ConfigError when nothing can be written.
+        Raises AlreadyExists when that file is there, InvalidName, InvalidRequest, ConfigError when nothing can be written.
         """
-        check_name("key", name)
+        if check_name("key", name) in (self._server_file.stem, self._next_file.stem):
+            raise InvalidRequest(field="name", reason=f"{name} is the broadcaster's own")
         file = file or self.directory / f"{name}.key"
         try:
             self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -88,11 +90,41 @@ class KeyDirectory:
                 text += _entry(name, public, grant, expires)
                 read_book(text, str(self.book_file), datetime.now(UTC))  # Nothing is made that could not be read again.
                 _create(file, write_key(Key(name, public, secret, server.public)))
-                self._replace_book(text)
+                self._replace(self.book_file, text)
         except OSError as wrong:
             where = f"{wrong.filename or self.directory}: {wrong.strerror}"
             raise ConfigError(key="keys-dir", reason=f"{where}: keys cannot be made there") from wrong
         return file
+
+    def make_next_server(self) -> str:
+        """Makes the pair that `take_next_server` will take; its public key. Raises AlreadyExists when one waits already,
+        ConfigError when there is no pair to follow."""
+        self.server_key()
+        public, secret = (part.decode() for part in zmq.curve_keypair())
+        try:
+            _create(self._next_file, write_key(Key("server", public, secret, public)))
+        except OSError as wrong:
+            raise ConfigError(key="keys-dir", reason=f"{self._next_file}: {wrong.strerror}") from wrong
+        return public
+
+    def take_next_server(self) -> bool:
+        """Puts the next pair in the place of the last, if one was made, and its public key into the key files that lie here.
+        Whether it did. May be done again after it was cut off. Raises ConfigError."""
+        if not os.path.lexists(self._next_file):
+            return False
+        try:
+            with self._locked():
+                after, before = _key(self._next_file), _key(self._server_file)
+                for file in self.directory.glob("*.key"):
+                    with contextlib.suppress(ConfigError):  # One that is no key, or that others can read, is nobody's.
+                        found = _key(file)
+                        if file not in (self._next_file, self._server_file) and found.server == before.public:
+                            self._replace(file, write_key(Key(found.name, found.public, found.secret, after.public)))
+                self._next_file.rename(self._server_file)
+                self._sync()
+        except OSError as wrong:
+            raise ConfigError(key="keys-dir", reason=f"{wrong.filename or self.directory}: {wrong.strerror}") from wrong
+        return True
 
     def _ensure_server(self) -> ServerKey:
         if not os.path.lexists(self._server_file):
@@ -100,11 +132,14 @@ class KeyDirectory:
             _create(self._server_file, write_key(Key("server", public, secret, public)))
         return self.server_key()
 
-    def _replace_book(self, text: str) -> None:
-        aside = self.directory / f".keys.toml.{os.getpid()}"
+    def _replace(self, file: Path, text: str) -> None:
+        aside = self.directory / f".{file.name}.{os.getpid()}"
         aside.unlink(missing_ok=True)
         _create(aside, text)
-        aside.rename(self.book_file)
+        aside.rename(file)
+        self._sync()
+
+    def _sync(self) -> None:
         descriptor = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             os.fsync(descriptor)
@@ -149,6 +184,10 @@ def _create(file: Path, text: str) -> None:
         opened.write(text)
         opened.flush()
         os.fsync(descriptor)
+
+
+def _key(file: Path) -> Key:
+    return parse_key(_text(file, secret=True), str(file))
 
 
 def _text(file: Path, *, secret: bool) -> str:

@@ -24,6 +24,10 @@ BURST = 4096
 """New connections at once, over TCP; whoever is turned away comes again within half a second."""
 RATE = 1000.0
 """New connections a second, after that."""
+SHUNNED = 5.0
+"""Seconds in which hardly anybody gets in from an address of which a connection was cut."""
+HARDLY = 10.0
+"""New connections a second from there."""
 STRANGER = 4096
 """Bytes that somebody may have sent whose handshake is not over: one takes less than 1,000."""
 LOOK = 0.25
@@ -35,6 +39,8 @@ _QUIET = 1.0
 """Seconds in which nobody comes or goes, after which what a crowd left behind is given back."""
 _CROWD = 256
 """Connections that have to have ended for that."""
+_LITTER = 15.0
+"""Seconds for which that goes on: what they sent is read by and by."""
 _SAY_AGAIN = 1.0
 _EVENT = struct.Struct("=Hi")
 _ACCEPTED, _ENDED, _OVER = int(zmq.EVENT_ACCEPTED), int(zmq.EVENT_DISCONNECTED), int(zmq.EVENT_MONITOR_STOPPED)
@@ -69,9 +75,12 @@ class Connections:
         self._over_tcp = 0
         self._young: list[Line] = []
         """Those who have not shown a key yet, where that is needed."""
-        self._allowance, self._allowed_at = float(BURST), clock()
+        self._pace = _Pace(clock())
+        self._shunned: dict[str, tuple[float, _Pace]] = {}
+        """By address, until when, and how fast it may come meanwhile."""
         self._left = 0
         """Connections that have ended since memory was given back."""
+        self._litter_until, self._given_back = 0.0, 0.0
         self._looked, self._heard, self._said = 0.0, 0.0, -_SAY_AGAIN
         self._verify = False
         self._marks: dict[Line, int] = {}
@@ -100,11 +109,15 @@ class Connections:
         """Whether somebody counts. libzmq's words pile up otherwise."""
         return self._thread.is_alive()
 
-    def cut(self, descriptor: int, why: str) -> None:
-        """Ends the connection that has this descriptor, for it did what nobody may. Safe from any thread."""
+    def left_behind(self, subscriptions: int) -> None:
+        """So many that libzmq kept have gone. Safe from any thread."""
+        self._left += subscriptions // 16
+
+    def cut(self, descriptor: int, address: str, why: str) -> None:
+        """Ends the connection that had this descriptor and came from there, for it did what nobody may; it may have gone by now.
+        Safe from any thread."""
         line = line_of(descriptor)
-        if line is not None:
-            self._cut(line, why)
+        self._cut(line if line is not None and line.address == address else Line(descriptor, 0, address), why)
 
     # --- its thread --------------------------------------------------------------------------------------------------
 
@@ -122,7 +135,7 @@ class Connections:
 
     def _patience(self) -> int | None:
         """Milliseconds until there is something to do, whatever comes; None: for ever."""
-        return int(LOOK * 1000) if self._known or self._left or self._verify else None
+        return int(LOOK * 1000) if self._known or self._left or self._verify or self._clock() < self._litter_until else None
 
     def _read(self, monitor: zmq.Socket[bytes]) -> int:
         """Takes what has come. How many sockets said their last word: 1 or none."""
@@ -170,20 +183,23 @@ class Connections:
 
     def _no_room(self, line: Line, now: float) -> str:
         """Why there is none for one more; empty when there is."""
-        self._allowance = min(float(BURST), self._allowance + (now - self._allowed_at) * RATE)
-        self._allowed_at = now
         if self._over_tcp >= self.most:
             return f"there are {self.most} already"
         if self._addresses[line.address] >= max(1, int(self.most * SHARE)):
             return "there are too many from this address already"
-        if self._allowance < 1:
-            return f"more than {RATE:.0f} new ones a second"
-        self._allowance -= 1
-        return ""
+        shunned = self._shunned.get(line.address)
+        if shunned is not None and now < shunned[0] and not shunned[1].allows(now, HARDLY, HARDLY):
+            return "others from this address were cut"
+        return "" if self._pace.allows(now, RATE, BURST) else f"more than {RATE:.0f} new ones a second"
 
     def _cut(self, line: Line, why: str) -> None:
         self._stats.count("connections_cut")
+        self._left += _CROWD
         line.cut()
+        if line.address:
+            now = self._clock()
+            _, pace = self._shunned.get(line.address, (0.0, None))
+            self._shunned[line.address] = now + SHUNNED, pace or _Pace(now, 0.0)
         self._say("a connection was cut: %s", why, line)
 
     # --- a look around -----------------------------------------------------------------------------------------------
@@ -196,8 +212,16 @@ class Connections:
         if self._proven:
             self._look_at_strangers()
         self._look_at_memory(now)
-        if self._left >= _CROWD and now >= self._heard + _QUIET:
-            self._left = 0
+        for address in [address for address, (until, _) in list(self._shunned.items()) if until <= now]:
+            del self._shunned[address]
+        self._give_back(now)
+
+    def _give_back(self, now: float) -> None:
+        """What a crowd left behind, again and again while the last of it is still being read."""
+        if self._left >= _CROWD:
+            self._left, self._litter_until = 0, now + _LITTER
+        if now < self._litter_until and now >= max(self._heard, self._given_back) + _QUIET:
+            self._given_back = now
             give_back()
 
     def _look_at_strangers(self) -> None:
@@ -224,7 +248,6 @@ class Connections:
             line, bytes_ = max(((line, count - self._marks.get(line, 0)) for line, count in sent.items()), key=lambda one: one[1])
             if bytes_ >= GROWTH // 16:
                 self._cut(line, "it sent more than is read, and memory grew too fast")
-                self._left += _CROWD
             self._growth.forget()
         self._marks = sent
 
@@ -234,6 +257,21 @@ class Connections:
         if now >= self._said + _SAY_AGAIN:
             self._said = now
             log.warning(f"{sentence} address=%s connections=%d", why, line.address or "ipc", len(self._known))
+
+
+class _Pace:
+    """So many a second, and `burst` at once."""
+
+    def __init__(self, now: float, left: float = float("inf")) -> None:
+        self._left, self._at = left, now
+
+    def allows(self, now: float, rate: float, burst: float) -> bool:
+        self._left = min(burst, self._left + (now - self._at) * rate)
+        self._at = now
+        if self._left < 1:
+            return False
+        self._left -= 1
+        return True
 
 
 def _monitor(context: zmq.Context[zmq.Socket[bytes]], name: str, socket: zmq.Socket[bytes]) -> zmq.Socket[bytes]:

@@ -35,6 +35,7 @@ from broadcaster.server.answers import Answers
 from broadcaster.server.channels import Channels
 from broadcaster.server.connections import Connections
 from broadcaster.server.door import Door, KeyWatch
+from broadcaster.server.manners import Manners
 from broadcaster.server.peers import Peer
 from broadcaster.server.requests import Requests
 from broadcaster.server.subscribers import Subscribers
@@ -77,6 +78,7 @@ class Loop:
         self._stopping = False
         self._subscribers = Subscribers()
         self._topics = Topics()
+        self._manners = Manners()
         self._broker: Broker
         self._requests: Requests
         self._rooms: Rooms
@@ -121,7 +123,12 @@ class Loop:
     def connection_gone(self, descriptor: int) -> None:
         """A connection has ended, which had this descriptor. Safe from any thread."""
         if self._topics.holds(descriptor):
-            self.post(lambda: self._topics.gone(descriptor, inode_of(descriptor)))
+            self.post(lambda: self._forget_topics(descriptor))
+
+    def _forget_topics(self, descriptor: int) -> None:
+        held = self._topics.gone(descriptor, inode_of(descriptor))
+        if self.connections is not None:
+            self.connections.left_behind(held)
 
     @property
     def subscriptions(self) -> int:
@@ -157,6 +164,7 @@ class Loop:
                 if now >= self._longest_until:
                     self._longest, self._longest_before, self._longest_until = 0.0, self._longest, now + _LONG
                 self._broker.tick(now)
+                self._manners.tick(now)
                 if self.watch is not None and not self.watch.alive:
                     raise RuntimeError("nobody watches the file of keys any more")  # Another life of the core will.
                 if self.connections is not None and not self.connections.alive:
@@ -237,6 +245,8 @@ class Loop:
     # --- upload channel --------------------------------------------------------------------------------------------
 
     def _upload(self, frames: Frames) -> None:
+        if self._manners.shunned and frames[0].bytes in self._manners.shunned:
+            return
         now = self._clock()
         if len(frames) == 4 and len(frames[1]) == 0:
             self._chunk(frames, now)
@@ -270,7 +280,11 @@ class Loop:
                 case other:
                     raise InvalidRequest(field="kind", reason=f"{other.KIND.decode()} belongs on the data channel")
         except BroadcasterError as error:
-            self._refuse(peer, error)
+            self._refuse(peer, error, frames[0])
+            if isinstance(error, RemoteProtocolError):
+                return
+        if self._manners.rude:
+            self._manners.rude.pop(routing[0], None)
 
     def _filled(self, frames: Frames, now: float) -> None:
         """Not answered, whatever it is."""
@@ -289,7 +303,7 @@ class Loop:
             if header.length != len(data):
                 raise RemoteProtocolError(reason=f"a chunk of {header.length} bytes came with {len(data)}")
         except RemoteProtocolError:
-            self._rooms.stats.count("bad_messages")
+            self._offended(frames[0])
             return
         if self._guard is not None and not self._guard.owns(user_of(frames), header.transfer):
             self._rooms.stats.count("bad_messages")
@@ -312,6 +326,8 @@ class Loop:
     # --- data channel ----------------------------------------------------------------------------------------------
 
     def _data(self, frames: Frames) -> None:
+        if self._manners.shunned and frames[0].bytes in self._manners.shunned:
+            return
         now = self._clock()
         if len(frames) > 2 and len(frames[2]) == len(Ack.KIND) and frames[2].bytes == Ack.KIND:
             self._ack(frames, now)
@@ -332,7 +348,11 @@ class Loop:
                 self._guard.check(user_of(frames), request)
             self._requests.answer(request, peer, now)
         except BroadcasterError as error:
-            self._refuse(peer, error)
+            self._refuse(peer, error, frames[0])
+            if isinstance(error, RemoteProtocolError):
+                return
+        if self._manners.rude:
+            self._manners.rude.pop(envelope[0], None)
 
     def _ack(self, frames: Frames, now: float) -> None:
         """Not answered, whatever it is."""
@@ -346,10 +366,23 @@ class Loop:
         except RemoteProtocolError:
             self._rooms.stats.count("bad_messages")
 
-    def _refuse(self, peer: Caller, error: BroadcasterError) -> None:
+    def _refuse(self, peer: Caller, error: BroadcasterError, routing: zmq.Frame) -> None:
         if isinstance(error, RemoteProtocolError):
-            self._rooms.stats.count("bad_messages")
+            self._offended(routing)
         peer.refuse(error)
+
+    def _offended(self, routing: zmq.Frame) -> None:
+        """A message came that is none. Whoever sends nothing else is cut."""
+        self._rooms.stats.count("bad_messages")
+        if self._manners.offended(routing.bytes, self._clock()):
+            self._cut(routing, "nothing that it sent was of the protocol")
+
+    def _cut(self, frame: zmq.Frame, why: str) -> None:
+        """Ends the connection that a frame came by."""
+        descriptor = descriptor_of(frame)
+        if self.connections is not None and descriptor is not None:
+            address = str(frame.get("Peer-Address"))
+            self.connections.cut(descriptor, "" if address.startswith("localhost:") else address, why)
 
     # --- push channel ----------------------------------------------------------------------------------------------
 
@@ -357,12 +390,11 @@ class Loop:
         """Only whole topics are accepted: the socket is in manual mode, so nothing else is ever sent."""
         raw = frames[0].bytes
         if raw[:1] == b"\1":
-            added = self._subscribers.add(raw[1:])
-            if not self._has_room(frames) or added is None:
+            added = self._subscribers.add(raw[1:])  # Also what is refused: its end is told without saying whose it was.
+            if not self._has_room(frames, valid=added is not None) or added is None:
                 self._rooms.stats.count("subscriptions_refused")
                 return
             if self._guard is not None and not self._guard.may_subscribe(user_of(frames), *added[0]):
-                # Counted all the same, for its end will be told like that of any other; but nothing is ever sent to it.
                 self._rooms.stats.count("subscriptions_refused")
                 return
             self._channels.push.setsockopt(zmq.SUBSCRIBE, raw[1:])
@@ -370,24 +402,26 @@ class Loop:
                 self._rooms.beacons.subscribed(added[0], self._clock())
         elif raw[:1] == b"\0":
             descriptor = descriptor_of(frames[0])
-            if descriptor is not None:  # Else its connection has ended, which is told for all of them together.
+            if descriptor is not None:  # Else its connection has ended, and libzmq has forgotten it.
                 self._topics.remove(descriptor)
-            self._channels.push.setsockopt(zmq.UNSUBSCRIBE, raw[1:])
+                self._channels.push.setsockopt(zmq.UNSUBSCRIBE, raw[1:])
             left = self._subscribers.remove(raw[1:])
             if left is not None:
                 self._rooms.beacons.unsubscribed(left)
 
-    def _has_room(self, frames: Frames) -> bool:
+    def _has_room(self, frames: Frames, *, valid: bool) -> bool:
         """Counts a subscription, valid or not, for libzmq keeps them all; cuts whoever has too many."""
         descriptor = descriptor_of(frames[0])
+        if descriptor is not None and self._topics.is_cut(descriptor):
+            return False
         inode = None if descriptor is None else inode_of(descriptor)
         if descriptor is None or inode is None:
             return True  # The connection has ended already, and all of it is forgotten soon.
         user = "" if self._guard is None else user_of(frames)
-        if self._topics.add(descriptor, inode, "" if user == TRUSTED else user):
+        if self._topics.add(descriptor, inode, "" if user == TRUSTED else user, self._subscribers.different, valid=valid):
             return True
-        if self.connections is not None and self._topics.is_to_be_cut(descriptor):
-            self.connections.cut(descriptor, "it has too many subscriptions")
+        if self._topics.is_to_be_cut(descriptor):
+            self._cut(frames[0], "it has too many subscriptions")
         return False
 
 

@@ -46,5 +46,10 @@ class Subscribers:
         """Subscriptions to events: about one for each actor and model."""
         return sum(count for raw, count in self._counts.items() if raw.endswith(b"\0" + EVENTS))
 
+    @property
+    def different(self) -> int:
+        """Topics that somebody subscribed to."""
+        return len(self._counts)
+
     def _wanted(self, raw: bytes) -> bytes | None:
         return raw if raw in self._counts else None

@@ -24,6 +24,7 @@ from pathlib import Path
 
 from broadcaster.protocol.errors import AlreadyExists, ConfigError, InvalidRequest
 from broadcaster.protocol.names import PATTERN, check_name
+from broadcaster.protocol.patterns import split_pattern
 
 ROLES = ("actor", "learner", "admin")
 """What a token allows, from little to all: see `broadcaster.web.routes`."""
@@ -34,7 +35,6 @@ LARGEST = 1 << 20
 """Bytes of the file."""
 
 _DIGEST = re.compile(r"[0-9a-f]{64}", re.ASCII)
-_PATTERN = re.compile(r"[A-Za-z0-9._*?-]{1,128}/[A-Za-z0-9._*?-]{1,128}", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,9 +157,17 @@ def _grant(path: Path, entry: object) -> Grant:
     if not isinstance(digest, str) or _DIGEST.fullmatch(digest) is None:
         raise wrong(f"{name}: sha256 must be 64 hexadecimal digits")
     patterns = list(EVERYTHING) if models is None else models
-    if not isinstance(patterns, list) or not all(isinstance(one, str) and _PATTERN.fullmatch(one) for one in patterns):
-        raise wrong(f"{name}: models must be a list of patterns like default/policy-*")
-    return Grant(name, role, tuple(patterns), bytes.fromhex(digest))
+    if not isinstance(patterns, list):
+        raise wrong(f"{name}: models must be a list of patterns")
+    try:
+        return Grant(name, role, whole(patterns), bytes.fromhex(digest))
+    except InvalidRequest as refused:
+        raise wrong(f"{name}: {refused}") from None
+
+
+def whole(patterns: Sequence[object]) -> tuple[str, ...]:
+    """The patterns with their namespaces. Raises InvalidRequest."""
+    return tuple("/".join(split_pattern(pattern)) for pattern in patterns)
 
 
 def add_token(path: Path, name: str, role: str, models: Sequence[str] = EVERYTHING) -> str:
@@ -170,14 +178,12 @@ def add_token(path: Path, name: str, role: str, models: Sequence[str] = EVERYTHI
     check_name("token", name)
     if role not in ROLES:
         raise InvalidRequest(field="role", reason=f"must be one of {', '.join(ROLES)}")
-    for pattern in models:
-        if _PATTERN.fullmatch(pattern) is None:
-            raise InvalidRequest(field="models", reason=f"{pattern[:100]!r} is no pattern like default/policy-*")
+    models = whole(models)
     grants = list(read_tokens(path)) if os.path.lexists(path) else []
     if any(grant.name == name for grant in grants):
         raise AlreadyExists(model_id=path.name, what=f"a token named {name}")
     token = secrets.token_urlsafe(32)
-    write_tokens(path, [*grants, Grant(name, role, tuple(models), digest_of(token))])
+    write_tokens(path, [*grants, Grant(name, role, models, digest_of(token))])
     return token
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import socket
 import stat
 import time
@@ -11,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import msgpack
 import pytest
 import zmq
@@ -408,3 +410,40 @@ def test_insecure_opens_an_address_and_says_so(tmp_path: Path) -> None:
         assert "INSECURE" in process.log()
         with clients.connect(process.url) as client:
             client.publisher("policy").publish(b"x")
+
+
+def test_insecure_asks_for_neither_keys_nor_tokens_whatever_there_is(tmp_path: Path) -> None:
+    make_keys(tmp_path / "archive")
+    assert command("token", "page", "--archive-dir", str(tmp_path / "archive")).returncode == 0
+    with BroadcasterProcess(tmp_path, options=["--insecure"], http=True) as process:
+        with clients.connect(process.url) as client:
+            client.publisher("policy").publish(b"x")
+        assert httpx.get(process.ready["http"] + "/v1/models").json()["models"][0]["model_id"] == "policy"
+        told = process.log()
+        assert "INSECURE: nobody needs a key" in told and "INSECURE: HTTP asks for no token" in told
+
+
+# --- the broadcaster's own pair ----------------------------------------------------------------------------------------
+
+
+def test_the_broadcasters_pair_is_changed_in_two_steps(tmp_path: Path) -> None:
+    make_keys(tmp_path / "archive")
+    with BroadcasterProcess(tmp_path) as process:
+        old = key_of(process, "learner")
+        made = command("keygen", "--server", "--archive-dir", str(process.archive_dir))
+        assert made.returncode == 0 and command("keygen", "--server", "--archive-dir", str(process.archive_dir)).returncode == 1
+        os.kill(process.pids[1], signal.SIGKILL)
+        wait_until(lambda: "serves again" in process.log(), "the core lives again, with the pair that it had")
+        with clients.connect(process.url, key=old) as client:
+            client.publisher("policy-a").publish(b"still")
+        process.restart()
+        with pytest.raises(AccessDenied, match="another public key"):
+            clients.connect(process.url, key=old, timeout=2)
+        new = key_of(process, "learner")
+        assert new.server in made.stdout and (new.public, new.secret) == (old.public, old.secret)
+        with clients.connect(process.url, key=Key(old.name, old.public, old.secret, new.server)) as client:
+            client.publisher("policy-a").publish(b"again")
+        with connected(process, "actor") as actor, pytest.raises(AccessDenied):
+            actor.registry.set_tags("policy-a", {"a": "b"})
+        process.restart()
+        assert key_of(process, "learner") == new, "there is no other one to take"

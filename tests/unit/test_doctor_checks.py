@@ -93,6 +93,8 @@ FAULTS: dict[str, tuple[str, Level, dict[str, Any], str]] = {  # what is wrong: 
         "chmod 0600 /data/keys/keys.toml",
     ),
     "another user's key": ("keys", Level.WARNING, {"keys": (KeyFile(Path("/k"), 0o600, ours=False),)}, "chown"),
+    "a name that nobody knows": ("advertise", Level.WARNING, {"unknown_name": "sidecar.invalid"}, "--advertise"),
+    "fewer descriptors than connections": ("descriptors", Level.WARNING, {"connections": 1 << 20}, "--max-connections"),
     "an open door": ("access", Level.WARNING, {"open_to": ("0.0.0.0",)}, "--insecure"),
 }
 

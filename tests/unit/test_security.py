@@ -15,6 +15,7 @@ from broadcaster.protocol.keyfile import Key, parse_key, write_key
 from broadcaster.protocol.messages import KINDS, Abort, Begin, Commit, Follow, GetModel, ListModels, Request
 from broadcaster.security import LOCAL, NETWORK, TRUSTED, Book, Entry, Grant, Guard, KeyDirectory, Verb, admit, read_book
 from broadcaster.security.roles import VERBS
+from broadcaster.web.tokens import add_token, read_tokens
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
 ALICE, BOB, NEW = "A" * 40, "B" * 40, "C" * 40
@@ -108,6 +109,21 @@ def test_what_was_taken_back_counts_from_the_next_message_on() -> None:
     assert not one.may_subscribe(BOB, "default", "policy") and one.may_subscribe(BOB, "default", "x")
 
 
+def test_keys_and_tokens_have_patterns_of_one_form(tmp_path: Path) -> None:
+    for pattern, meant in (
+        ("policy-*", ("default", "policy-*")),
+        ("lab/*", ("lab", "*")),
+        ("*/*", ("*", "*")),
+        ("*", ("default", "*")),
+    ):
+        grants = read_book(entry(models=f'"{pattern}"'), "keys.toml", NOW).keys[ALICE].grants
+        assert [(grant.namespace, grant.models) for grant in grants] == [meant]
+        file = tmp_path / f"{len(pattern)}{pattern.count('/')}.toml"
+        add_token(file, "alice", "actor", [pattern])
+        assert [grant.models for grant in read_tokens(file)] == [("/".join(meant),)]
+    assert read_book(entry(models='"x"', namespace='"lab-*"'), "keys.toml", NOW).keys[ALICE].grants[0].namespace == "lab-*"
+
+
 # --- the door --------------------------------------------------------------------------------------------------------
 
 
@@ -165,7 +181,10 @@ def test_a_book_is_read_as_it_is_meant() -> None:
         entry(public="'short'"),
         entry(public=f"'{'€' * 40}'"),
         entry(role='"root"'),
-        entry(models='"a/b"'),
+        entry(models='"a/b/c"'),
+        entry(models='"a/b"', namespace='"a"'),
+        entry(namespace='"a/b"'),
+        entry(models='"lab/"'),
         entry(namespace="1"),
         entry(expires='"soon"'),
         entry(admin="true"),

@@ -19,37 +19,42 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_connection_has_a_limit() -> None:
     held = Topics()
-    assert [held.add(1, 11, "") for _ in range(6)] == [True] * 5 + [False]
+    assert [held.add(1, 11, "", 1) for _ in range(6)] == [True] * 5 + [False]
     assert held.is_to_be_cut(1) and not held.is_to_be_cut(1)
-    assert held.add(2, 22, ""), "another one has its own"
+    assert held.add(2, 22, "", 1), "another one has its own"
     held.remove(1)
     held.remove(1)
-    assert held.add(1, 11, "")
+    assert held.add(1, 11, "", 1)
 
 
 def test_a_key_has_a_limit_over_all_its_connections() -> None:
     held = Topics()
-    assert all(held.add(1, 11, "alice") for _ in range(4)) and all(held.add(2, 22, "alice") for _ in range(4))
-    assert not held.add(3, 33, "alice") and held.add(4, 44, "bob")
+    assert all(held.add(1, 11, "alice", 1) for _ in range(4)) and all(held.add(2, 22, "alice", 1) for _ in range(4))
+    assert not held.add(3, 33, "alice", 1) and held.add(4, 44, "bob", 1)
     held.gone(3)
     held.gone(2)
-    assert held.add(3, 33, "alice")
+    assert held.add(3, 33, "alice", 1)
 
 
 def test_all_together_have_a_limit() -> None:
     held = Topics()
-    assert all(held.add(n, n, "") for n in range(12)) and not held.add(99, 99, "")
+    assert held.add(1, 11, "", 12) and not held.add(2, 22, "", 13)
+
+
+def test_what_is_no_topic_has_a_limit_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(topics, "STRANGE", 2)
+    held = Topics()
+    assert [held.add(1, 11, "", 1, valid=False) for _ in range(3)] == [True, True, False]
+    assert held.is_to_be_cut(1) and held.is_cut(1) and not held.is_cut(2)
 
 
 def test_a_descriptor_that_is_used_again_is_another_connection() -> None:
     held = Topics()
     for _ in range(5):
-        held.add(1, 11, "alice")
-    assert held.add(1, 12, "alice") and held.count == 1
-    held.gone(1, now=12)
-    assert held.count == 1 and held.holds(1), "the word of the end of the one before came late"
-    held.gone(1, now=None)
-    assert held.count == 0 and not held.holds(1)
+        held.add(1, 11, "alice", 1)
+    assert held.add(1, 12, "alice", 1)
+    assert held.gone(1, now=12) == 0 and held.holds(1), "the word of the end of the one before came late"
+    assert held.gone(1, now=None) == 1 and not held.holds(1)
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -59,11 +64,11 @@ def test_what_has_ended_is_forgotten_whatever_came_before(seed: int) -> None:
         descriptor = rng.randrange(4)
         match rng.randrange(4):
             case 0 | 1:
-                held.add(descriptor, rng.randrange(3), rng.choice(["", "alice", "bob"]))
+                held.add(descriptor, rng.randrange(3), rng.choice(["", "alice", "bob"]), 1)
             case 2:
                 held.remove(descriptor)
             case 3:
                 held.gone(descriptor, rng.choice([None, 0, 1]))
     for descriptor in range(4):
         held.gone(descriptor)
-    assert held.count == 0 and not held._held and not held._users
+    assert not held._held and not held._users

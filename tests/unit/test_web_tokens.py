@@ -71,7 +71,7 @@ def test_a_file_that_cannot_be_trusted_lets_nobody_in(file: Path, done: str) -> 
 
 @pytest.mark.parametrize(
     "line",
-    ['role = "root"', 'sha256 = "xyz"', 'models = "all"', 'models = ["no-slash"]', 'name = "a b"', "name = 3"],
+    ['role = "root"', 'sha256 = "xyz"', 'models = "all"', 'models = ["two/slashes/in"]', 'name = "a b"', "name = 3"],
 )
 def test_a_wrong_entry_is_named(file: Path, line: str) -> None:
     add_token(file, "one", "admin")

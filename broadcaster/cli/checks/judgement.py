@@ -8,6 +8,7 @@ from broadcaster.cli.checks.finding import Finding, ok, problem, warning
 from broadcaster.cli.checks.places import archive_disk, archive_flush, archive_place, index, slot_memory, slot_place
 from broadcaster.cli.checks.surroundings import Surroundings
 from broadcaster.cli.output import size
+from broadcaster.server.core import RESERVED
 
 DESCRIPTORS = 4096
 """A connection takes one, a slot two."""
@@ -46,6 +47,11 @@ def descriptors(found: Surroundings) -> Finding:
     if hard != -1 and hard < DESCRIPTORS:
         remedy = f"raise it: ulimit -n {DESCRIPTORS * 4}, --ulimit nofile=65536:65536, or LimitNOFILE= of a unit"
         return warning("descriptors", f"at most {hard}: a connection takes one, a slot two", remedy)
+    if hard != -1 and hard - RESERVED < found.connections:
+        remedy = (
+            f"raise it to {found.connections + RESERVED} (ulimit -n, --ulimit nofile=, LimitNOFILE=), or lower --max-connections"
+        )
+        return warning("descriptors", f"at most {hard}: {hard - RESERVED} of {found.connections} connections", remedy)
     return ok("descriptors", f"{_limit(soft)}, raised to {_limit(hard)} at the start")
 
 
@@ -78,6 +84,13 @@ def access(found: Surroundings) -> Finding:
         remedy = "give keys and tokens and leave --insecure out, or bind 127.0.0.1 only"
         return warning("access", f"INSECURE: everyone who can reach {', '.join(found.open_to)} gets in", remedy)
     return ok("access", "nobody without a key or a token from outside this machine")
+
+
+def advertise(found: Surroundings) -> Finding:
+    if found.unknown_name:
+        remedy = "make the name known here, or leave --advertise out where clients connect by the name that they know"
+        return warning("advertise", f"{found.unknown_name} cannot be resolved here", remedy)
+    return ok("advertise", "nothing that could not be resolved")
 
 
 def ports(found: Surroundings) -> Finding:
@@ -113,6 +126,7 @@ CHECKS: tuple[Callable[[Surroundings], Finding], ...] = (
     memory,
     descriptors,
     ports,
+    advertise,
     keys,
     access,
 )

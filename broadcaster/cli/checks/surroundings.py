@@ -66,4 +66,8 @@ class Surroundings:
     """Host, number and state by name."""
     keys: tuple[KeyFile, ...] = ()
     open_to: tuple[str, ...] = field(default=())
-    """Addresses beyond this machine that are to be served without a key or a token."""
+    """Addresses that are to be served without a key or a token, although that is not for this machine alone or there are some."""
+    connections: int = 0
+    """That are to be served at a time."""
+    unknown_name: str = ""
+    """The name that clients are told to connect to, if it means nothing here."""
