@@ -110,6 +110,37 @@ def test_a_disk_that_does_not_answer_a_read_costs_that_read_alone(broadcaster: B
     held_to(ledger, broadcaster, folder)
 
 
+@needs_strace
+def test_a_disk_that_fails_who_looks_after_it_harms_nobody_and_is_got_over(folder: Path) -> None:
+    """The scrub and the probe have a thread of their own, which no change waits for."""
+    options = ["--scrub-period", "0.05", "--scrub-rate", "1GiB"]
+    with BroadcasterProcess(folder / "broadcaster", options=options) as broadcaster, BarePeer(broadcaster.ready) as peer:
+        ledger = Ledger(broadcaster.archive_dir, seed=14)
+        for _ in range(3):
+            ledger.upload(peer, "policy", ledger.payload(100_000))
+        wait_until(lambda: peer.stats()["scrub_last_complete"], "a whole pass")
+        with tracing(core(broadcaster), "preadv,preadv2", log=folder / "reads", follow=True) as tracer:
+            for _ in range(2):  # The first may have been nearly through.
+                wait_until(scrubs_again(peer), "another pass")
+        (upkeep,) = (thread for thread, lines in tracer.seen().items() if any("/blobs/" in line for line in lines))
+        for calls in ("preadv,preadv2,pread64", "pwrite64,fsync,rename,renameat,renameat2,unlinkat"):
+            before = peer.stats()["scrub_unreadable"]
+            with tracing(upkeep, calls, inject="error=EIO"):
+                for _ in range(3):
+                    ledger.upload(peer, "policy", ledger.payload(1000))
+                if "pread" in calls:
+                    wait_until(lambda before=before: peer.stats()["scrub_unreadable"] > before, "it is counted")
+                assert writable(peer), "what nobody waits for closes nothing"
+            wait_until(scrubs_again(peer), "another pass, now that the disk works")
+        held_to(ledger, broadcaster, folder)
+
+
+def scrubs_again(peer: BarePeer) -> Callable[[], bool]:
+    """Tells whether a pass of the scrub was complete since now."""
+    before = peer.stats()["scrub_last_complete"]
+    return lambda: peer.stats()["scrub_last_complete"] > before
+
+
 # --- full -----------------------------------------------------------------------------------------------------------------
 
 
