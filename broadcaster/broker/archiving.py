@@ -196,11 +196,13 @@ class Archiving:
         for key, number in lost:
             kept = self._rooms.catalog.find(key, number)
             if kept.resident and not kept.leaving:
-                self._mend(key, kept)
+                self.mend(key, kept)
                 break
         return [f"{namespace}/{model_id}:{number}" for (namespace, model_id), number in lost]
 
-    def _mend(self, key: Key, kept: Kept) -> None:
+    def mend(self, key: Key, kept: Kept) -> None:
+        """The payload of an archived version is damaged on the disk and still in memory: it is archived again as soon as the
+        disk takes it."""
         place, archive, epoch = self._memory.place(key, kept.info.number), self._rooms.archive, self._rooms.log.epoch
         place.jobs += 1
         self._rooms.catalog.pin(kept)
@@ -208,7 +210,11 @@ class Archiving:
         def finished(result: object) -> None:
             place.jobs -= 1
             self._rooms.catalog.unpin(kept)
-            self._rooms.stats.count("archive_failures" if isinstance(result, BaseException) else "store_healed")
+            if isinstance(result, BaseException):
+                self._rooms.stats.count("archive_failures")
+                self.doubt(key, [kept.info.number], result)
+            else:
+                self._rooms.stats.count("store_healed")
 
         try:
             job = partial(archive.keep, None, place.view, kept.info, kept.upload_id, epoch)

@@ -93,6 +93,8 @@ class Settling:
         else:
             if not kept.info.archived:
                 self._archiving.became_archived(kept, found)
+            elif kept.resident and archive.is_damaged(found.sha256):
+                self._archiving.mend(key, kept)
             if any(getattr(kept.info, name) != getattr(found.info, name) for name in ANNOTATIONS):
                 self._say(key, [number], partial(archive.annotate, kept.info))
 

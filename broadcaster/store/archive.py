@@ -345,6 +345,10 @@ class Archive:
         """How many payloads are not served because they are damaged or missing."""
         return self._reader.bad
 
+    def is_damaged(self, sha256: str) -> bool:
+        """Whether this payload is one of those. Never waits."""
+        return self._reader.is_bad(sha256)
+
     def tell_damage(self, listener: Callable[[Damage], None]) -> None:
         """`listener` is called once for each thing found damaged from now on, on whichever thread found it."""
         self._quarantine.on_damage = listener

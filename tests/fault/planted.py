@@ -113,6 +113,16 @@ PLANTS = (
         ),
     ),
     Plant(
+        "what failed halfway is left for the next start",
+        "tests/fault/test_settling.py::test_what_left_memory_meanwhile_is_there_again",
+        (("broadcaster/broker/broker.py", "        self.settling.tick()\n", ""),),
+    ),
+    Plant(
+        "a page of a search looks at all versions again",
+        "tests/unit/test_searching.py::test_all_pages_together_look_at_few_versions_more_than_there_are",
+        (("broadcaster/broker/results.py", "        if after < found.after:", "        if True:"),),
+    ),
+    Plant(
         "the scrub believes times of files",
         "tests/fault/test_store_scrub.py::test_the_scrub_finds_a_flipped_bit_that_nobody_read",
         (

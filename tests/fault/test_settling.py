@@ -19,6 +19,7 @@ from broadcaster.protocol.errors import BroadcasterError
 from broadcaster.protocol.messages import Message, Request
 from broadcaster.server.core import Core
 from broadcaster.store import Archive, failpoints
+from broadcaster.store.quarantine import Damage
 from tests.bare_peer import wait_until
 from tests.fault.archives import NOW, fail
 from tests.integration.cores import core, rooms, serving
@@ -212,6 +213,22 @@ def test_what_left_memory_meanwhile_is_there_again(desk: Desk) -> None:
     assert info.archived and info.sha256
     assert isinstance(desk.ask(m.SetTags, model_id="policy", number=2, tags={"a": "b"}), m.Version)
     assert isinstance(desk.publish("policy", archived=True), m.Done), "numbers go on above it"
+
+
+def test_damage_that_is_found_while_the_disk_takes_no_writes_is_mended_when_it_does(desk: Desk) -> None:
+    assert isinstance(desk.publish("policy", archived=True), m.Done)
+    archive, (version,) = desk.rooms.archive, desk.core._broker.archiving.versions.values()
+    (archive.directory / "blobs" / version.sha256[:2] / version.sha256[2:]).unlink()
+    failpoints.arm(lambda name: fail(errno.EIO) if name == "sync" else None)
+    assert isinstance(desk.ask(m.Describe, model_id="policy", number=1, description="no"), BroadcasterError)
+    desk.core._broker.archiving.damaged(Damage("found by a read", version.sha256))
+    archive.tell_damage(lambda damage: None)
+    assert isinstance(desk.rooms.archive._quarantine.missing(version), BroadcasterError)
+    desk.run()
+    assert archive.quarantined == 1
+    failpoints.arm(None)
+    desk.settle()
+    assert archive.quarantined == 0 and bytes(archive.read(version, 0, 5)) == b"polic"
 
 
 def test_a_transient_version_that_is_deleted_takes_what_is_left_of_it_on_the_disk_along(desk: Desk) -> None:
