@@ -121,11 +121,6 @@ class Inflow:
             self._told = filled = self.written
             self._driver.post(lambda now: upload.filled(filled, now))
 
-    def piece(self, start: int, end: int) -> memoryview:
-        """Bytes that were written, as they lie."""
-        assert self._payload is not None, "prepared first"
-        return self._payload[start:end]
-
     def commit(self, *, creation_timestamp: int, timeout: float) -> Future[VersionInfo]:
         """Makes the payload a version, with this creation timestamp (ns). Raises SizeMismatch when bytes are missing.
 

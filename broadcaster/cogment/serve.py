@@ -97,10 +97,13 @@ class Server:
             await server.start()
             places.published = house.hashes.note
             background = [asyncio.create_task(one) for one in (places.follow(), house.hashes.follow(), _check(house, checks))]
+            ending = asyncio.create_task(self._stopping.wait())
             self._started.set_result(port)
-            await self._stopping.wait()
+            ended, others = await asyncio.wait([ending, *background], return_when=asyncio.FIRST_COMPLETED)
+            for task in ended:
+                task.result()  # What goes on for ever ends with a bug only, and all of this with it.
             await checks.enter_graceful_shutdown()
-            for task in background:
+            for task in others:
                 task.cancel()
             await server.stop(GRACE)
             places.close()
