@@ -30,7 +30,7 @@ class Core:
 
     def __init__(self, created: int = 1) -> None:
         self.epoch, self.offset, self.created = EPOCH, 0, created
-        self.newest = 0
+        self.newest = self.given = 0
         self.there = True
         self.told: list[Event] = []
 
@@ -43,8 +43,13 @@ class Core:
         return made
 
     def publish(self) -> Event:
-        self.newest += 1
+        self.newest = self.given = self.given + 1
         return self.event("published", version=info(self.newest), number=self.newest, slot="slot-1-x", generation=self.newest)
+
+    def drop(self) -> Event:
+        """The newest version is deleted: an older one is the newest then."""
+        self.newest = max(0, self.newest - 1)
+        return self.event("version-deleted", number=self.newest + 1)
 
     def delete(self) -> Event:
         self.there = False
@@ -236,7 +241,7 @@ def test_whatever_is_lost_numbers_only_grow_and_the_last_one_comes(seed: int) ->
     for _ in range(60):
         act = dice.random()
         if act < 0.4:
-            event = core.publish()
+            event = core.publish() if dice.random() < 0.8 else core.drop()
             if dice.random() < 0.6:
                 followed.hear(event)
         elif act < 0.6 and followed.asked:
@@ -250,6 +255,7 @@ def test_whatever_is_lost_numbers_only_grow_and_the_last_one_comes(seed: int) ->
             followed.sleep(dice.choice([0.1, 1.1, 20.0]))
         assert followed.newest >= shown[-1], f"seed {seed}"
         shown.append(followed.newest)
+    core.publish()
     for _ in range(3):
         followed.sleep(1.1)
         followed.beacon()
