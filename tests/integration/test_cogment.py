@@ -396,6 +396,48 @@ def test_an_upload_to_a_model_that_is_not_there_is_refused_at_its_header(calls: 
     go_on.set()
 
 
+@pytest.mark.parametrize("size", [10, 300_000])
+def test_an_upload_whose_model_is_deleted_meanwhile_makes_neither(
+    served: BroadcasterProcess, calls: Calls, model: str, size: int
+) -> None:
+    calls.make(model)
+    deleted = threading.Event()
+
+    def messages() -> Iterator[object]:
+        yield header(model, size)
+        yield body(bytes(size // 2))
+        assert deleted.wait(10)
+        yield body(bytes(size - size // 2))
+
+    with ThreadPoolExecutor(1) as threads:
+        uploading = threads.submit(lambda: refused(lambda: calls.send(messages())))
+        with clients.connect(served.url) as client:
+            wait_until(lambda: size < 65_536 or client.registry.stats()["uploads"] == 1, "the upload is under way")
+        calls("DeleteModel", model_id=model)
+        deleted.set()
+        assert uploading.result()[0] is GONE
+    assert refused(lambda: calls.models(model))[0] is GONE
+
+
+def test_bytes_that_are_no_grpc_at_all_harm_nobody(served: BroadcasterProcess, calls: Calls, model: str) -> None:
+    host, _, port = served.ready["grpc"].rpartition(":")
+    dice = random.Random(11)
+    greeting = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+    for said in (
+        b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + dice.randbytes(500),
+        b"",
+        *(greeting[: dice.randrange(1, len(greeting))] for _ in range(3)),
+        *(greeting + dice.randbytes(dice.randrange(1, 2000)) for _ in range(20)),
+        greeting + b"\xff\xff\xff\x01\x04\x00\x00\x00\x01" + dice.randbytes(70_000),
+    ):
+        with socket.create_connection((host, int(port)), timeout=5) as stranger, contextlib.suppress(OSError):
+            stranger.sendall(said)
+    calls.make(model)
+    assert calls.publish(model, b"1").version_number == 1
+    assert json.loads(served.ready_file.read_text())["pids"] == served.pids
+
+
 def test_a_client_that_leaves_in_the_middle_leaves_nothing(served: BroadcasterProcess, calls: Calls, model: str) -> None:
     calls.make(model)
     with clients.connect(served.url) as client:
