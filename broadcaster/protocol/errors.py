@@ -109,7 +109,7 @@ class VersionEvicted(UnknownVersion):
     """The version existed, was transient, and its memory was given to newer ones."""
 
     code = "version-evicted"
-    sentence = "{model_id}: version {number} was evicted from memory and never archived"
+    sentence = "{model_id}: version {number} was evicted from memory and never archived, or a restart left its number out"
 
 
 class VersionDeleted(UnknownVersion):
