@@ -87,6 +87,8 @@ def _own(rows: list[Row]) -> list[str]:
     """One table of results, and what else was measured beside them."""
     measured = [row for row in rows if "ours" in row]
     notes = [f"{row['case']}: {row['what']}." for row in rows if "ours" not in row]
+    if not measured:
+        return notes
     columns = {name: [column(row) for row in measured] for name, column in _COLUMNS.items()}
     told: list[str] = []
     shown: dict[str, list[str]] = {}

@@ -22,8 +22,8 @@ MIB = 1 << 20
 SIZE = 2048 * MIB
 STEP = 2 * MIB
 ROOM = 192 * MIB
-"""Bytes of its own memory that the front may need for one upload and one download, whatever their size: the messages that gRPC has
-received ahead, and what the allocator keeps of them."""
+"""Bytes of its own memory that the front may need for one upload and one download, whatever their size: the messages that gRPC
+has received ahead, and what the allocator keeps of them."""
 
 
 @pytest.mark.parametrize("archived", [False, True], ids=["transient", "archived"])
