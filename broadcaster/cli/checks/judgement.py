@@ -81,7 +81,7 @@ def keys(found: Surroundings) -> Finding:
 
 def access(found: Surroundings) -> Finding:
     if found.open_to:
-        remedy = "give keys and tokens and leave --insecure out, or bind 127.0.0.1 only"
+        remedy = "give keys and tokens and leave --insecure and --grpc-open out, or bind 127.0.0.1 only"
         return warning("access", f"INSECURE: everyone who can reach {', '.join(found.open_to)} gets in", remedy)
     return ok("access", "nobody without a key or a token from outside this machine")
 
