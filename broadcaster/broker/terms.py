@@ -29,10 +29,20 @@ class Terms:
         self._waiting = waiting
         self.held: dict[Key, int] = {}
         """By model. An upload may become a version only while `held.get(key)` is its own term."""
+        self._publishers: dict[Key, bytes] = {}
+        """Who took them, in this life of the broadcaster."""
 
     def load(self, held: Mapping[Key, int]) -> None:
         """What was held when the broadcaster started."""
         self.held = dict(held)
+
+    def holder(self, begin: Begin) -> bytes | None:
+        """What the term of this upload is known by: the publisher that took it or, when that was in an earlier life, a name of
+        the term's own. None for a term that is not the model's."""
+        key = (begin.namespace, begin.model_id)
+        if begin.term is None or self.held.get(key) != begin.term:
+            return None
+        return self._publishers.get(key) or f"{key[0]}/{key[1]} {begin.term}".encode()
 
     def require(self, begin: Begin) -> None:
         """Raises Fenced for an upload of another term than the model's, or of none."""
@@ -49,6 +59,7 @@ class Terms:
         key, archive = self._key(request.namespace, request.model_id), self._rooms.archive
 
         def taken(term: int) -> None:
+            self._publishers[key] = request.publisher
             self._holds(key, term)
             caller.reply(Term(request_id=request.request_id, term=term))
 
@@ -73,6 +84,7 @@ class Terms:
         """What is under way with another term ends."""
         if term is None:
             self.held.pop(key, None)
+            self._publishers.pop(key, None)
         else:
             self.held[key] = term
         others = [one for one in self._uploads.under_way.values() if one.key == key and one.begin.term != term]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
 
 from broadcaster.protocol.errors import AccessDenied
 from broadcaster.protocol.messages import Abort, Begin, Commit, GiveUpTerm, Message, TakeTerm
@@ -25,6 +26,8 @@ class Guard:
         self.book = book
         self._allowed: dict[tuple[str, Verb, str, str | None], bool] = {}
         self._owners: OrderedDict[bytes, str] = OrderedDict()
+        self.holder: Callable[[Begin], bytes | None] = lambda begin: None
+        """What the term of an upload is known by, if it is the model's."""
 
     def change(self, book: Book) -> bool:
         """Takes a new book. Whether somebody may do less than before: live connections are to be looked at again."""
@@ -66,6 +69,8 @@ class Guard:
             raise AccessDenied(what=_what(request), reason=f"key {entry.name} may not {verb} {where}: it {_may(entry)}")
         if isinstance(request, Begin):
             self._require_owner(entry, request.upload_id, request, claim=True)
+            if request.term is not None and (holder := self.holder(request)) is not None:
+                self._require_owner(entry, holder, request, claim=True)
         elif isinstance(request, (TakeTerm, GiveUpTerm)) and request.publisher is not None:
             self._require_owner(entry, request.publisher, request, claim=True)
 

@@ -92,6 +92,8 @@ class Loop:
     def attach(self, broker: Broker, requests: Requests, answers: Answers) -> None:
         """The broker and this loop know each other: it is made first, and told then."""
         self._broker, self._requests, self._rooms, self._answers = broker, requests, broker.rooms, answers
+        if self._guard is not None:
+            self._guard.holder = broker.terms.holder
 
     # --- what the broker wants -------------------------------------------------------------------------------------
 

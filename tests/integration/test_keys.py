@@ -213,6 +213,38 @@ def test_one_user_cannot_go_on_with_the_upload_of_another(keyed: BroadcasterProc
         context.destroy(linger=0)
 
 
+def test_one_user_cannot_publish_with_the_term_of_another(own_keyed: BroadcasterProcess) -> None:
+    def told(term: int) -> str:
+        key, context = key_of(own_keyed, "admin"), zmq.Context()
+        try:
+            one = context.socket(zmq.DEALER)
+            one.curve_publickey, one.curve_secretkey = key.public.encode(), key.secret.encode()
+            one.curve_serverkey = key.server.encode()
+            one.connect(own_keyed.ready["upload"])
+            fields = {
+                "request_id": os.urandom(16),
+                "model_id": "policy-x",
+                "upload_id": os.urandom(16),
+                "size": 1 << 20,
+                "term": term,
+            }
+            one.send_multipart([b"begin", msgpack.packb(fields)])
+            assert one.poll(5000)
+            return str(msgpack.unpackb(one.recv_multipart()[1]).get("code"))
+        finally:
+            context.destroy(linger=0)
+
+    with connected(own_keyed, "learner") as learner:
+        only = learner.publisher("policy-x", exclusive=True)
+        only.publish(b"x")
+        term = only.term()
+        assert term is not None and told(term) == "access-denied" and told(term + 1) == "fenced"
+        own_keyed.restart(kill=True)
+        only.publish(b"y", timeout=20)
+        assert told(term) == "access-denied", "it is the first user's of this life"
+        only.publish(b"z")
+
+
 def test_whole_chunks_come_and_go_over_the_network(keyed: BroadcasterProcess) -> None:
     payload = os.urandom(5 << 20)
     with connected(keyed, "learner", slot_dir="/nonexistent") as learner, connected(keyed, "actor") as actor:
