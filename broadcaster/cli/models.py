@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 import click
 
@@ -79,9 +80,20 @@ def archive(model: str, ref: int | str, url: str | None, namespace: str, as_json
         click.echo(f"{info.model_id} {info.number}: archived, sha256 {info.sha256}")
 
 
+class Number(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.2 only
+    """The number of a version: what is deleted is named by nothing that may mean another one in a moment."""
+
+    name = "number"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if str(value).isascii() and str(value).isdecimal() and int(value) >= 1:
+            return int(value)
+        self.fail(f"{value!r} is no version's number; `broadcaster versions` tells them", param, ctx)
+
+
 @click.command(cls=Command)
 @click.argument("model")
-@click.argument("number", type=click.IntRange(min=1), required=False)
+@click.argument("number", type=Number(), required=False)
 @click.option("--force", is_flag=True, help="Delete although an alias points there, or it is pinned.")
 @click.option("--yes", is_flag=True, help="Do not ask before deleting a whole model.")
 @at_a_broadcaster

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
+from broadcaster.cli import main
 from broadcaster.store import failpoints, migrate, verify
 from clients import Client, Conflict, InvalidRequest, UnknownVersion, VersionDeleted, connect
 from tests.broadcaster_process import BroadcasterProcess
@@ -39,6 +41,12 @@ def test_a_number_may_be_text_and_a_name_that_nobody_gave_is_told_as_one(client:
     assert [client.registry.get(model, ref).info.number for ref in ("1", "-1")] == [1, 1]
     with pytest.raises(UnknownVersion, match="no version with alias champion"):
         client.registry.get(model, "champion")
+
+
+@pytest.mark.parametrize("wrong", ["champion", "0", "1.0", "²", "latest"])
+def test_what_is_deleted_is_named_by_its_number(wrong: str) -> None:
+    said = CliRunner().invoke(main, ["delete", "policy", wrong])
+    assert said.exit_code == 2 and f"{wrong!r} is no version's number" in said.output
 
 
 def test_what_an_alias_is_expected_to_name_is_a_number(client: Client, model: str) -> None:
