@@ -12,9 +12,9 @@ from tests.cogment.front import Front, Registry
 from tests.cogment.sdk import Sdk, missing
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def front(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Front]:
-    """One for all tests of a file."""
+    """One for all tests here: each has models of its own."""
     with Front(tmp_path_factory.mktemp("front") / "broadcaster") as process:
         yield process
 
@@ -26,21 +26,21 @@ def own(tmp_path: Path) -> Iterator[Front]:
         yield process
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def registry(front: Front) -> Iterator[Registry]:
     """Bare gRPC."""
     with Registry(front.address) as calls:
         yield calls
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def client(front: Front) -> Iterator[clients.Client]:
     """A client of our own, over ZeroMQ."""
     with clients.connect(front.url) as connected:
         yield connected
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def sdk(front: Front) -> Iterator[Sdk]:
     """The real Cogment SDK."""
     if why := missing():
@@ -52,4 +52,5 @@ def sdk(front: Front) -> Iterator[Sdk]:
 @pytest.fixture
 def model(request: pytest.FixtureRequest) -> str:
     """A model of this test's own."""
-    return "".join(character if character.isalnum() else "-" for character in request.node.name)[-100:].strip("-")
+    name = f"{request.module.__name__.rpartition('.')[2]}-{request.node.name}"
+    return "".join(character if character.isalnum() else "-" for character in name)[-100:].strip("-")
