@@ -77,8 +77,11 @@ def run_fronts(settings: Settings, core: str, ports: Mapping[str, int], serving:
     try:
         if settings.http_port is None:
             return _until_signalled(lambda: serving(endpoints, used))
-        told = lambda url, port: serving({"http": url} | endpoints, {"http": port} | used)  # noqa: E731
-        return _pages(settings, core, ports, told, grpc.stop)
+
+        def both(url: str, port: int) -> None:
+            serving({"http": url} | endpoints, {"http": port} | used)
+
+        return _pages(settings, core, ports, both, grpc.stop)
     finally:
         grpc.stop()
 

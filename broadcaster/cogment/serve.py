@@ -10,7 +10,9 @@ import os
 import socket
 import ssl
 import threading
+from collections.abc import Coroutine
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
 
 import grpc
 from google.protobuf import descriptor_pool
@@ -81,33 +83,39 @@ class Server:
         link = Link(self._options.core)
         await link.open()
         with ThreadPoolExecutor(THREADS, "cogment") as threads:
-            places = Places(link)
-            house = House(
-                link=link,
-                schema=Schema(),
-                places=places,
-                hashes=Hashes(link, places, threads),
-                threads=threads,
-                chunk_size=min(self._options.chunk_size, LARGEST_CHUNK),
-                version=self._options.version,
-                stopping=self._stopping,
-            )
+            house = _make_house(self._options, link, threads, self._stopping)
             server, checks = _make_server(self._options, house)
             port = _bind(server, self._options)
             await server.start()
-            places.published = house.hashes.note
-            background = [asyncio.create_task(one) for one in (places.follow(), house.hashes.follow(), _check(house, checks))]
-            ending = asyncio.create_task(self._stopping.wait())
             self._started.set_result(port)
-            ended, others = await asyncio.wait([ending, *background], return_when=asyncio.FIRST_COMPLETED)
-            for task in ended:
-                task.result()  # What goes on for ever ends with a bug only, and all of this with it.
+            others = await _until(self._stopping, house.places.follow(), house.hashes.follow(), _check(house, checks))
             await checks.enter_graceful_shutdown()
             for task in others:
                 task.cancel()
             await server.stop(GRACE)
-            places.close()
+            house.places.close()
             await link.close()
+
+
+def _make_house(options: CogmentOptions, link: Link, threads: ThreadPoolExecutor, stopping: asyncio.Event) -> House:
+    places = Places(link)
+    hashes = Hashes(link, places, threads)
+    places.published = hashes.note
+    chunk_size = min(options.chunk_size, LARGEST_CHUNK)
+    return House(link, Schema(), places, hashes, threads, chunk_size, options.version, stopping=stopping)
+
+
+async def _until(stopping: asyncio.Event, *endless: Coroutine[Any, Any, None]) -> set[asyncio.Task[Any]]:
+    """Runs what never ends until it is to stop; those that still run. What ends before does so with a bug, which is raised."""
+    tasks = [asyncio.create_task(one) for one in (*endless, _wait(stopping))]
+    ended, others = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    for task in ended:
+        task.result()
+    return others
+
+
+async def _wait(stopping: asyncio.Event) -> None:
+    await stopping.wait()
 
 
 def _make_server(options: CogmentOptions, house: House) -> tuple[grpc.aio.Server, health.aio.HealthServicer]:
