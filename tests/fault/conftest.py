@@ -36,8 +36,15 @@ def shared_folder() -> Iterator[Path]:
 
 
 @pytest.fixture
-def archive(tmp_path: Path) -> Iterator[Archive]:
+def archive(folder: Path) -> Iterator[Archive]:
     """An open archive, empty."""
+    with Archive.open(folder / "archive", now_ms=NOW, spare=0) as archive:
+        yield archive
+
+
+@pytest.fixture
+def archive_on_disk(tmp_path: Path) -> Iterator[Archive]:
+    """Another one, where flushes and the page cache mean something."""
     with Archive.open(tmp_path / "archive", now_ms=NOW, spare=0) as archive:
         yield archive
 

@@ -24,13 +24,13 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def expected(tmp_path_factory: pytest.TempPathFactory) -> list[State]:
-    return states(tmp_path_factory.mktemp("whole") / "archive")
+def expected(shared_folder: Path) -> list[State]:
+    return states(shared_folder / "whole")
 
 
 @pytest.fixture(scope="module")
-def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    directory = tmp_path_factory.mktemp("empty") / "archive"
+def empty(shared_folder: Path) -> Path:
+    directory = shared_folder / "empty"
     Archive.open(directory, now_ms=NOW).close()
     return directory
 

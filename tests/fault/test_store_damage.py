@@ -141,9 +141,9 @@ def plant_directory(path: Path, _secret: Path) -> None:
 
 @pytest.mark.parametrize("plant", [plant_link, plant_fifo, plant_directory])
 def test_what_is_planted_in_place_of_a_blob_is_not_opened(
-    archive: Archive, tmp_path: Path, plant: Callable[[Path, Path], None]
+    archive: Archive, folder: Path, plant: Callable[[Path, Path], None]
 ) -> None:
-    secret = tmp_path / "secret"
+    secret = folder / "secret"
     secret.write_bytes(DATA)  # even the right bytes: it is not our file
     version = keep(archive, "policy", 1, DATA)
     blob_of(archive, version).unlink()
@@ -154,21 +154,21 @@ def test_what_is_planted_in_place_of_a_blob_is_not_opened(
 
 
 @pytest.mark.parametrize("place", ["blobs", "manifests", "staging", "trash", "lock", "index.sqlite3", "floors.log"])
-def test_a_symbolic_link_in_place_of_our_own_refuses_the_directory(archive: Archive, tmp_path: Path, place: str) -> None:
+def test_a_symbolic_link_in_place_of_our_own_refuses_the_directory(archive: Archive, folder: Path, place: str) -> None:
     keep(archive, "policy", 1, DATA)
     archive.close()
-    elsewhere = tmp_path / "elsewhere"
+    elsewhere = folder / "elsewhere"
     (archive.directory / place).rename(elsewhere)
     (archive.directory / place).symlink_to(elsewhere)
     with pytest.raises(DirectoryUnusable, match=place.split(".")[0] if place != "lock" else "cannot be used"):
         Archive.open(archive.directory, now_ms=NOW)
 
 
-def test_a_linked_shelf_or_model_directory_is_not_followed(archive: Archive, tmp_path: Path) -> None:
+def test_a_linked_shelf_or_model_directory_is_not_followed(archive: Archive, folder: Path) -> None:
     version = keep(archive, "policy", 1, DATA)
     shelf = blob_of(archive, version).parent
-    shelf.rename(tmp_path / "shelf")
-    shelf.symlink_to(tmp_path / "shelf")
+    shelf.rename(folder / "shelf")
+    shelf.symlink_to(folder / "shelf")
     with pytest.raises(StoreCorrupt):
         archive.read(version, 0, 10)
     with pytest.raises(StoreCorrupt):
@@ -178,7 +178,8 @@ def test_a_linked_shelf_or_model_directory_is_not_followed(archive: Archive, tmp
 # --- reads that never wait ------------------------------------------------------------------------------------------
 
 
-def test_what_the_page_cache_has_is_read_without_waiting_and_verified(archive: Archive) -> None:
+def test_what_the_page_cache_has_is_read_without_waiting_and_verified(archive_on_disk: Archive) -> None:
+    archive = archive_on_disk
     version = keep(archive, "policy", 1, DATA)
     assert archive.read_cached(version, 0, CHUNK) is None, "nothing is opened for it"
     assert read_all(archive, version) == DATA

@@ -41,8 +41,8 @@ def fail_at(point: int, number: int) -> list[str]:
 
 
 @pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC, errno.EMFILE])
-def test_an_error_at_any_step_of_keeping_is_typed_and_loses_nothing(tmp_path: Path, number: int) -> None:
-    with Archive.open(tmp_path / "archive", now_ms=NOW, spare=0) as archive:
+def test_an_error_at_any_step_of_keeping_is_typed_and_loses_nothing(folder: Path, number: int) -> None:
+    with Archive.open(folder / "archive", now_ms=NOW, spare=0) as archive:
         before = keep(archive, "policy", 1, payload(100, 1))
         point, met, failed = 0, [""], True
         while failed:
@@ -99,8 +99,8 @@ def test_a_flush_that_failed_is_never_tried_again(archive: Archive, monkeypatch:
     assert number > 5
 
 
-def test_an_error_at_any_step_of_deleting_leaves_all_or_nothing(tmp_path: Path) -> None:
-    with Archive.open(tmp_path / "archive", now_ms=NOW, spare=0) as archive:
+def test_an_error_at_any_step_of_deleting_leaves_all_or_nothing(folder: Path) -> None:
+    with Archive.open(folder / "archive", now_ms=NOW, spare=0) as archive:
         point, failed = 0, True
         while failed:
             point += 1

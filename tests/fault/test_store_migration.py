@@ -23,8 +23,8 @@ pytestmark = [
 
 
 @pytest.mark.parametrize("way", ["up", "down"])
-def test_a_kill_between_the_statements_of_a_migration_leaves_the_old_schema_or_the_new(tmp_path: Path, way: str) -> None:
-    whole = tmp_path / "whole"
+def test_a_kill_between_the_statements_of_a_migration_leaves_the_old_schema_or_the_new(folder: Path, way: str) -> None:
+    whole = folder / "whole"
     with Archive.open(whole, now_ms=NOW, spare=0) as archive:
         archive.set_model(ModelInfo(namespace="default", model_id="policy", description="what it is for"))
         for number in (1, 2, 3):
@@ -35,7 +35,7 @@ def test_a_kill_between_the_statements_of_a_migration_leaves_the_old_schema_or_t
         downgrade(whole / "index.sqlite3", SCHEMAS[-2])
     seen, statement, killed = set(), 1, True
     while killed:
-        directory = tmp_path / str(statement)
+        directory = folder / str(statement)
         shutil.copytree(whole, directory)
         with forked(lambda _say, directory=directory, statement=statement: migrate(directory, way, statement)) as child:  # type: ignore[misc]
             child.finish()

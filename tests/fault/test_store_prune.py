@@ -27,8 +27,8 @@ FIRST, SECOND = [1, 2, 4, 6, 7], [9, 10]
 
 
 @pytest.fixture(scope="module")
-def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    directory = tmp_path_factory.mktemp("filled") / "archive"
+def filled(shared_folder: Path) -> Path:
+    directory = shared_folder / "filled"
     with Archive.open(directory, now_ms=NOW) as archive:
         for model_id in ("alpha", "beta"):
             archive.set_model(ModelInfo(namespace="default", model_id=model_id, creation_timestamp=5))

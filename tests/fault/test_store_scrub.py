@@ -202,7 +202,8 @@ def cached_pages(path: Path) -> int:
     return sum(one & 1 for one in found)
 
 
-def test_the_scrub_neither_fills_the_page_cache_nor_empties_it(archive: Archive) -> None:
+def test_the_scrub_neither_fills_the_page_cache_nor_empties_it(archive_on_disk: Archive) -> None:
+    archive = archive_on_disk
     hot, cold = keep(archive, "policy", 1, DATA), keep(archive, "policy", 2, payload(2 * CHUNK, 2))
     fd = os.open(blob_of(archive, cold), os.O_RDONLY)
     os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)

@@ -66,9 +66,9 @@ def put_back(copy: Path, directory: Path, *names: str) -> None:
 
 @LATER
 def test_a_manifest_and_a_blob_that_are_put_back_do_not_bring_a_deleted_version_back(
-    tmp_path: Path, later: Callable[[Path], Loaded]
+    folder: Path, later: Callable[[Path], Loaded]
 ) -> None:
-    directory, copy = tmp_path / "archive", tmp_path / "copy"
+    directory, copy = folder / "archive", folder / "copy"
     filled(directory)
     shutil.copytree(directory, copy)
     with Archive.open(directory, now_ms=NOW) as archive:
@@ -88,8 +88,8 @@ def test_a_manifest_and_a_blob_that_are_put_back_do_not_bring_a_deleted_version_
     assert numbers(loaded(directory)) == [3, 4]
 
 
-def test_an_older_index_does_not_bring_a_deleted_version_back(tmp_path: Path) -> None:
-    directory, copy = tmp_path / "archive", tmp_path / "copy"
+def test_an_older_index_does_not_bring_a_deleted_version_back(folder: Path) -> None:
+    directory, copy = folder / "archive", folder / "copy"
     filled(directory)
     shutil.copytree(directory, copy)
     with Archive.open(directory, now_ms=NOW) as archive:
@@ -102,8 +102,8 @@ def test_an_older_index_does_not_bring_a_deleted_version_back(tmp_path: Path) ->
 
 
 @LATER
-def test_a_model_that_was_deleted_and_is_put_back_is_not_there(tmp_path: Path, later: Callable[[Path], Loaded]) -> None:
-    directory, copy = tmp_path / "archive", tmp_path / "copy"
+def test_a_model_that_was_deleted_and_is_put_back_is_not_there(folder: Path, later: Callable[[Path], Loaded]) -> None:
+    directory, copy = folder / "archive", folder / "copy"
     filled(directory)
     shutil.copytree(directory, copy)
     with Archive.open(directory, now_ms=NOW) as archive:
@@ -114,8 +114,8 @@ def test_a_model_that_was_deleted_and_is_put_back_is_not_there(tmp_path: Path, l
     assert not list((directory / "manifests").iterdir()) and not list((directory / "blobs").glob("*/*"))
 
 
-def test_an_older_index_does_not_bring_a_deleted_model_back(tmp_path: Path) -> None:
-    directory, copy = tmp_path / "archive", tmp_path / "copy"
+def test_an_older_index_does_not_bring_a_deleted_model_back(folder: Path) -> None:
+    directory, copy = folder / "archive", folder / "copy"
     filled(directory)
     shutil.copytree(directory, copy)
     with Archive.open(directory, now_ms=NOW) as archive:
@@ -129,9 +129,9 @@ def test_an_older_index_does_not_bring_a_deleted_model_back(tmp_path: Path) -> N
 @LATER
 @pytest.mark.parametrize("created", [5, 9])
 def test_a_model_that_is_made_again_stays_and_the_old_one_does_not_mix_into_it(
-    tmp_path: Path, later: Callable[[Path], Loaded], created: int
+    folder: Path, later: Callable[[Path], Loaded], created: int
 ) -> None:
-    directory, copy = tmp_path / "archive", tmp_path / "copy"
+    directory, copy = folder / "archive", folder / "copy"
     filled(directory)
     shutil.copytree(directory, copy)
     with Archive.open(directory, now_ms=NOW) as archive:
@@ -151,8 +151,8 @@ def test_a_model_that_is_made_again_stays_and_the_old_one_does_not_mix_into_it(
     assert [model.model_id for model in loaded(directory).models] == ["alpha"]
 
 
-def test_a_model_that_is_deleted_twice_goes_twice(tmp_path: Path) -> None:
-    directory = tmp_path / "archive"
+def test_a_model_that_is_deleted_twice_goes_twice(folder: Path) -> None:
+    directory = folder / "archive"
     for number in (1, 2):
         with Archive.open(directory, now_ms=NOW) as archive:
             archive.set_model(made())
@@ -162,8 +162,8 @@ def test_a_model_that_is_deleted_twice_goes_twice(tmp_path: Path) -> None:
         assert (found.models, found.versions, found.ended) == ([], [], {ALPHA: number})
 
 
-def test_uploads_whose_versions_were_deleted_are_known_after_a_restart(tmp_path: Path) -> None:
-    directory = tmp_path / "archive"
+def test_uploads_whose_versions_were_deleted_are_known_after_a_restart(folder: Path) -> None:
+    directory = folder / "archive"
     filled(directory)
     with Archive.open(directory, now_ms=NOW) as archive:
         archive.delete_versions(*ALPHA, [2, 4])
@@ -174,17 +174,17 @@ def test_uploads_whose_versions_were_deleted_are_known_after_a_restart(tmp_path:
 
 
 def test_only_the_newest_deleted_uploads_are_kept_and_the_file_does_not_grow_for_ever(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(deletions_file, "KEPT", 5)
     monkeypatch.setattr(deletions_file, "COMPACT_AT", 2000)
-    root, staging = Folder.open(tmp_path), Folder.open(tmp_path / "staging")
+    root, staging = Folder.open(folder), Folder.open(folder / "staging")
     log = Deletions(root, staging)
     log.end(ALPHA, Ended(3, 77), [(3, bytes(16))])
     for number in range(1, 200):
         log.add(ALPHA, [(number, number.to_bytes(16, "big"))])
     log.close()
-    assert (tmp_path / deletions_file.DELETIONS).stat().st_size < 3000
+    assert (folder / deletions_file.DELETIONS).stat().st_size < 3000
     again = Deletions(root, staging)
     assert [number for _, number in again.uploads.values()] == [195, 196, 197, 198, 199]
     assert again.models == {ALPHA: Ended(3, 77)}
@@ -196,11 +196,11 @@ def test_only_the_newest_deleted_uploads_are_kept_and_the_file_does_not_grow_for
 
 
 def test_a_version_that_is_archived_late_is_not_taken_for_one_that_was_deleted(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # With too many ranges, numbers between them join them, and one may be a transient version, archived after all.
     monkeypatch.setattr(bounded, "__defaults__", (1,))
-    directory = tmp_path / "archive"
+    directory = folder / "archive"
     filled(directory)
     with Archive.open(directory, now_ms=NOW) as archive:
         for number in (6, 8):
