@@ -62,6 +62,12 @@ class Link:
         """Where the core's slots are, when they can be used."""
         return self._calls.driver.slots
 
+    def sweep(self) -> SlotDirectory | None:
+        """Lets go of slots that were granted once and are unlinked by now; where the core's slots are. For any thread."""
+        driver = self._calls.driver
+        driver.grants.sweep(driver.slots)
+        return driver.slots
+
     @property
     def _calls(self) -> Calls:
         assert self._client is not None, "opened before the first request"

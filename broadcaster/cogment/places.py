@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -91,6 +92,14 @@ class Places:
             return None
         return memoryview(found)
 
+    def _sweep(self) -> None:
+        """Slots that were unlinked take memory for as long as they are mapped here. On the thread."""
+        slots = self._link.sweep()
+        if self._leases is not None and self._leases.directory is not slots:
+            self._leases = None
+        if self._leases is not None:
+            self._leases.sweep(time.monotonic())
+
     def admit(self, version: VersionInfo) -> bool:
         """Whether a download may hold this version under a lease, for as long as its client takes: to be given back by `dismiss`.
         What all of them hold is bounded, for the core needs other memory meanwhile."""
@@ -139,8 +148,9 @@ class Places:
     # --- the log ---------------------------------------------------------------------------------------------------
 
     async def follow(self) -> None:
-        """Reads the log now and then, until it is cancelled."""
+        """Reads the log now and then, and lets go of memory that is not the core's any more, until it is cancelled."""
         while True:
+            await asyncio.get_running_loop().run_in_executor(self._thread, self._sweep)
             try:
                 await self.catch_up()
             except BroadcasterError as error:

@@ -32,11 +32,28 @@ async def follow(house: House, call: Call, request: Message) -> None:
         while True:
             version, where = await _newer(house, call, newest, last)
             last = version.number
+            house.places.note(version, where)
+            if not await _hold(house, version):
+                continue
             sha256 = await house.hashes.soon(version, where, HASH_PATIENCE)
-            await house.places.hold(version)
             await call.context.write(house.made("VersionUpdateReply", version_info=house.described(version, sha256)))
     finally:
         newest.close()
+
+
+async def _hold(house: House, version: VersionInfo) -> bool:
+    """Keeps it for a moment, for its data will be asked for. False: it has left memory already, so that a newer one is there to be
+    told instead."""
+    await house.places.hold(version)
+    if version.size <= INLINE or house.places.held(version.model_id, version.number) is not None:
+        return True
+    try:
+        await answer(house.link.calls().get(version.model_id, version.number))
+    except UnknownVersion:
+        return False
+    except BroadcasterError:
+        return True  # Whoever asks for it is told what is wrong.
+    return True
 
 
 async def _newer(house: House, call: Call, newest: NewestVersion, than: int) -> Heard:

@@ -527,6 +527,20 @@ def test_what_does_not_fit_is_refused_with_resource_exhausted_and_the_newest_sta
         assert refused(lambda: calls.publish("b", bytes(9 << 20)))[0] is FULL
         assert [info.version_number for info in calls.infos("b")[0]] == [4, 5]
         assert refused(lambda: calls.data("b", 1))[0] is GONE and "evicted" in refused(lambda: calls.data("b", 1))[1]
+        for name in ("a", "b"):
+            calls("DeleteModel", model_id=name)
+        calls.make("c")
+        assert calls.publish("c", payload(12 << 20)).version_number == 1
+        maps = Path(f"/proc/{process.pids[2]}/maps")
+        wait_until(
+            lambda: "(deleted)" not in slots_in(maps), "slots that the core gave up are not kept in memory here", seconds=30
+        )
+        assert slots_in(maps), "while those that it has stay mapped"
+
+
+def slots_in(maps: Path) -> str:
+    """The lines about slots."""
+    return "".join(line for line in maps.read_text().splitlines(keepends=True) if "/slot-" in line)
 
 
 def test_with_the_originals_variables_it_is_open_and_the_bytes_alone_decide_what_stays(tmp_path: Path) -> None:
