@@ -13,7 +13,7 @@ from broadcaster.broker.rooms import Front, Key, Rooms, submit
 from broadcaster.broker.uploads import Uploads
 from broadcaster.broker.waiting import Waiter, Waiting
 from broadcaster.catalog import Kept
-from broadcaster.protocol.errors import BroadcasterError, Busy, Closed, RequestTimeout, VersionDeleted
+from broadcaster.protocol.errors import BroadcasterError, NoSpace, RequestError, TransportError, VersionDeleted
 from broadcaster.protocol.ranges import Ranges
 from broadcaster.protocol.version import ModelInfo, VersionInfo
 from broadcaster.store.archive import ANNOTATIONS
@@ -180,8 +180,8 @@ class Archiving:
 
     def doubt(self, key: Key, numbers: Iterable[int], error: BaseException | None = None) -> None:
         """A write about a model, and about these versions of it, ended in `error`: what of it is on the disk is looked at as soon
-        as the disk works. Nothing is, where it was not even begun."""
-        if not isinstance(error, (RequestTimeout, Busy, Closed)):
+        as the disk works. Nothing is, where it was refused before it began."""
+        if isinstance(error, NoSpace) or not isinstance(error, (RequestError, TransportError)):
             self.doubts.setdefault(key, set()).update(numbers)
 
     # --- damage ----------------------------------------------------------------------------------------------------

@@ -150,10 +150,10 @@ USUAL = {"done", "credit", "grant", "version", "invalid-request", "remote-protoc
 """What a storm meets before it is over."""
 
 
-def storm(tmp_path: Path, seed: int, seconds: float) -> None:
+def storm(folder: Path, seed: int, seconds: float) -> None:
     print(f"seed {seed}")
     rng = random.Random(seed)
-    with BroadcasterProcess(tmp_path / "broadcaster", options=["--memory-budget", "64MiB"]) as broadcaster:
+    with BroadcasterProcess(folder / "broadcaster", options=["--memory-budget", "64MiB"]) as broadcaster:
         fuzz = Fuzz(seed, (broadcaster.slot_dir / "token").read_text())
         with BarePeer(broadcaster.ready) as calm, BarePeer(broadcaster.ready) as wild:
             kept = rng.randbytes(3 * MIB)
@@ -162,7 +162,7 @@ def storm(tmp_path: Path, seed: int, seconds: float) -> None:
             outcomes: set[str] = set()
             until = time.monotonic() + seconds
             while broadcaster.running and (time.monotonic() < until or not outcomes >= USUAL):
-                assert time.monotonic() < until + 20, f"a storm that reaches nothing proves nothing: {outcomes}"
+                assert time.monotonic() < until + 35, f"a storm that reaches nothing proves nothing: {outcomes}"
                 for _ in range(100):
                     kind = rng.choices("ucdg", [35, 20, 42, 3])[0]
                     frames = fuzz.chunk() if kind == "c" else fuzz.garbage() if kind == "g" else []
@@ -222,11 +222,11 @@ def check(broadcaster: BroadcasterProcess, peer: BarePeer, fuzz: Fuzz, kept: byt
 
 
 @pytest.mark.parametrize("seed", [1, 2])
-def test_a_storm_of_random_messages_harms_nothing(tmp_path: Path, seed: int) -> None:
-    storm(tmp_path, seed, 1.0)
+def test_a_storm_of_random_messages_harms_nothing(folder: Path, seed: int) -> None:
+    storm(folder, seed, 1.0)
 
 
 @pytest.mark.fault_long
 @pytest.mark.parametrize("seed", range(10, 16))
-def test_a_long_storm_of_random_messages_harms_nothing(tmp_path: Path, seed: int) -> None:
-    storm(tmp_path, seed, 20.0)
+def test_a_long_storm_of_random_messages_harms_nothing(folder: Path, seed: int) -> None:
+    storm(folder, seed, 20.0)
