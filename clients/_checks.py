@@ -63,8 +63,8 @@ def check_description(description: str) -> str:
 
 
 def check_ref(ref: int | str) -> int | str:
-    """A version number (-1 is the newest, -n the n-th newest; also as text, for no alias is one) or an alias. Raises InvalidRequest
-    for anything else."""
+    """A version number (-1 is the newest, -n the n-th newest; also as text, for no alias is one) or an alias. Raises
+    InvalidRequest for anything else."""
     if isinstance(ref, str):
         return int(ref) if _WHOLE.fullmatch(ref) else ref
     if isinstance(ref, bool) or not hasattr(ref, "__index__") or not -(1 << 63) < int(ref) < 1 << 63:

@@ -24,15 +24,15 @@ PEERS = 8
 
 
 @pytest.fixture
-def broadcaster(tmp_path: Path) -> Iterator[BroadcasterProcess]:
+def broadcaster(folder: Path) -> Iterator[BroadcasterProcess]:
     options = ["--memory-budget", "768MiB", "--keep-large", "1000"]
-    with BroadcasterProcess(tmp_path / "broadcaster", options=options) as process:
+    with BroadcasterProcess(folder / "broadcaster", options=options) as process:
         yield process
 
 
 @pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BroadcasterProcess]:
-    with BroadcasterProcess(tmp_path_factory.mktemp("shared") / "broadcaster") as process:
+def shared(shared_folder: Path) -> Iterator[BroadcasterProcess]:
+    with BroadcasterProcess(shared_folder / "broadcaster") as process:
         yield process
 
 

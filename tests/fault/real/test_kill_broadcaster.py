@@ -22,8 +22,8 @@ NO_SLOTS = "/nonexistent"
 
 
 @pytest.fixture
-def broadcaster(tmp_path: Path) -> Iterator[BroadcasterProcess]:
-    with BroadcasterProcess(tmp_path / "broadcaster") as process:
+def broadcaster(folder: Path) -> Iterator[BroadcasterProcess]:
+    with BroadcasterProcess(folder / "broadcaster") as process:
         yield process
 
 
