@@ -16,6 +16,8 @@ from broadcaster.protocol.limits import PAGE
 from broadcaster.protocol.version import VersionInfo
 from clients._calls import Calls
 
+TRIES = 3
+"""How often a version is looked up that leaves memory again and again before it can be held."""
 ABREAST = 8
 """Versions of one reply that are hashed or looked up at a time."""
 
@@ -30,10 +32,9 @@ async def retrieve(house: House, call: Call, request: Message) -> Message:
         asked, following = page_of(list(request.version_numbers), "version", start, count)
         if not asked:
             await answer(calls.model(request.model_id), timeout)  # Whether there is such a model is told all the same.
-        found = await _abreast([find(calls, request.model_id, number, timeout) for number in asked])
+        looked = _held if len(asked) <= HELD else _looked_up
+        found = await _abreast([looked(house, calls, request.model_id, number, timeout) for number in asked])
         infos = await _abreast([_described(house, info, gone_is_told=True) for info in found])
-        for info in found[-HELD:]:
-            await house.places.hold(info)
     else:
         found = await _from(calls, request.model_id, start, count, timeout)
         following = next_number(start, found[-1].number if found else None)
@@ -50,6 +51,20 @@ async def find(calls: Calls, model_id: str, number: int, timeout: float) -> Vers
             raise
         named = "n" if number == -1 else f"n-{-number - 1}"
         raise UnknownVersion(model_id=model_id, number=f"{named} ({number} of those that can be had)") from unknown
+
+
+async def _looked_up(house: House, calls: Calls, model_id: str, number: int, timeout: float) -> VersionInfo:
+    return await find(calls, model_id, number, timeout)
+
+
+async def _held(house: House, calls: Calls, model_id: str, number: int, timeout: float) -> VersionInfo:
+    """A version that is held for whoever asks for its data now. What -n stands for may have left memory in between: then it
+    stands for another one."""
+    for _ in range(TRIES):
+        info = await find(calls, model_id, number, timeout)
+        if await house.places.hold(info):
+            break
+    return info
 
 
 async def _from(calls: Calls, model_id: str, start: int, count: int, timeout: float) -> list[VersionInfo]:

@@ -53,7 +53,13 @@ PLACES = 8192
 """Versions whose place in shared memory is remembered."""
 LEASED_SHARE = 4
 """The part of the memory budget that downloads may hold under leases together: a quarter."""
+UPDATE_PAUSE = 0.02
+"""Seconds after an update in which its client may begin to read the version, before it is told of a newer one."""
+UPDATE_PATIENCE = 1.0
+"""Seconds that the next update waits for the client to have read that version."""
 HOLD = 2.0
 """Seconds for which a version is held that somebody was told of."""
-HELD = 4
+HELD = 8
 """Versions that are held so at a time."""
+HELD_SHARE = 8
+"""The part of the memory budget that they may take together: an eighth."""

@@ -7,6 +7,7 @@ over the data channel like any other.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections import Counter, OrderedDict
@@ -14,9 +15,10 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
-from broadcaster.cogment.limits import EVENTS, HELD, HOLD, LEASED_SHARE, PLACES, POLL
+from broadcaster.cogment.limits import EVENTS, HELD, HELD_SHARE, HOLD, LEASED_SHARE, PLACES, POLL
 from broadcaster.cogment.link import Link, answer
-from broadcaster.protocol.errors import BroadcasterError, EventsGone
+from broadcaster.cogment.reading import pieces
+from broadcaster.protocol.errors import BroadcasterError, EventsGone, UnknownVersion
 from broadcaster.protocol.limits import INLINE
 from broadcaster.protocol.messages import Event
 from broadcaster.protocol.version import VersionInfo
@@ -53,6 +55,7 @@ class Places:
         """Downloads of each version that they hold under leases, and the bytes of all those versions."""
         self._leased_bytes = 0
         self._held: OrderedDict[Key, _Held] = OrderedDict()
+        self._held_bytes = 0
 
     def note(self, version: VersionInfo, where: Where | None) -> None:
         """This is where a version lies."""
@@ -105,7 +108,8 @@ class Places:
         What all of them hold is bounded, for the core needs other memory meanwhile."""
         key = version.model_id, version.number
         if key not in self._leased:
-            if self._leased_bytes + version.size > self._link.memory_budget // LEASED_SHARE:
+            most = self._link.memory_budget // LEASED_SHARE
+            if self._leased_bytes + version.size > most and key not in self._held:  # Of what is held there may be no more.
                 return False
             self._leased_bytes += version.size
         self._leased[key] += 1
@@ -118,22 +122,37 @@ class Places:
             del self._leased[key]
             self._leased_bytes -= version.size
 
-    async def hold(self, version: VersionInfo) -> None:
-        """Somebody was told of this version, and will ask for its data: for a moment it does not go, whatever is published."""
+    async def hold(self, version: VersionInfo) -> bool:
+        """Somebody is told of this version, and will ask for its data: for a moment it can be had, whatever is published. False
+        when it has left memory already. What is archived, or too much to be held, is as it is. Raises BroadcasterError."""
         key = version.model_id, version.number
-        if version.size <= INLINE or key in self._held or version.archived:
-            return
-        view = await self.view(version)
-        if view is None or key in self._held:
-            return
-        self._held[key] = _Held(version, view, asyncio.get_running_loop().call_later(HOLD, self._let_go, key))
-        if len(self._held) > HELD:
+        if version.archived or key in self._held or version.size > self._link.memory_budget // HELD_SHARE:
+            return True
+        view = await self._view_to_hold(version)
+        if view is None:
+            return False
+        if key not in self._held:
+            self._held[key] = _Held(version, view, asyncio.get_running_loop().call_later(HOLD, self._let_go, key))
+            self._held_bytes += version.size
+        while len(self._held) > HELD or self._held_bytes > self._link.memory_budget // HELD_SHARE:
             self._let_go(next(iter(self._held)))
+        return True
+
+    async def _view_to_hold(self, version: VersionInfo) -> memoryview | None:
+        """Where it lies; for what is small, or lies in no slot that can be used, the bytes themselves. None when it is gone."""
+        if version.size > INLINE and self._link.slots is not None:
+            return await self.view(version)
+        try:
+            async with contextlib.aclosing(pieces(self._link.calls(), version)) as parts:
+                return memoryview(b"".join([part async for part in parts]))
+        except UnknownVersion:
+            return None
 
     def _let_go(self, key: Key) -> None:
         held = self._held.pop(key, None)
         if held is not None:
             held.end.cancel()
+            self._held_bytes -= held.version.size
 
     def held(self, model_id: str, number: int) -> VersionInfo | None:
         """This version, if it is held."""
