@@ -10,6 +10,7 @@ import grpc
 from broadcaster.cogment.limits import LOOK, REQUEST
 from broadcaster.cogment.link import NAMESPACE
 from broadcaster.cogment.options import Grant, Tokens
+from broadcaster.cogment.pacing import Reader
 from broadcaster.cogment.status import Refusal
 from broadcaster.protocol.errors import AccessDenied
 
@@ -58,6 +59,10 @@ class Call:
     def looks_every(self) -> float | None:
         """Seconds between two looks of a call that lasts; None where nothing can be taken back."""
         return None if self._tokens is None else LOOK
+
+    def reader(self, model_id: str) -> Reader:
+        """Who reads this model."""
+        return self.context.peer(), model_id
 
     def timeout(self, most: float = REQUEST) -> float:
         """Seconds that are left for it: what its caller gave it, at most `most`."""

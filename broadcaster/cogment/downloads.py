@@ -33,9 +33,10 @@ async def send(house: House, call: Call, request: Message) -> None:
     timeout = call.timeout()
     calls = house.link.calls(timeout)
     version = await _find(house, calls, request, timeout)
-    async with house.downloads, contextlib.aclosing(_chunks(house, calls, version)) as parts:
-        async for chunk in parts:
-            await _write(call, chunk)
+    with house.pacing.reading(call.reader(request.model_id)):
+        async with house.downloads, contextlib.aclosing(_chunks(house, calls, version)) as parts:
+            async for chunk in parts:
+                await _write(call, chunk)
 
 
 async def _chunks(house: House, calls: Calls, version: VersionInfo) -> AsyncGenerator[Chunk, None]:
@@ -57,7 +58,9 @@ async def _chunks(house: House, calls: Calls, version: VersionInfo) -> AsyncGene
 
 async def _leased(house: House, calls: Calls, version: VersionInfo) -> AsyncGenerator[Chunk, None]:
     size, places = house.chunk_size, house.places
-    if version.size > PIECE and places.admit(version):
+    # A small one is read in one piece, unless it is here only that it can be had.
+    leased = version.size > PIECE or places.held(version.model_id, version.number) is not None
+    if leased and places.admit(version):
         try:
             view = await places.view(version)
             for start in range(0, version.size if view is not None else 0, size):

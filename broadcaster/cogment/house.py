@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from broadcaster.cogment.hashes import Hashes
 from broadcaster.cogment.limits import DOWNLOADS, UPLOADS
 from broadcaster.cogment.link import Link
+from broadcaster.cogment.pacing import Pacing
 from broadcaster.cogment.places import Places
 from broadcaster.cogment.schema import Message, Schema
 from broadcaster.protocol.version import ModelInfo, VersionInfo
@@ -27,6 +28,7 @@ class House:
     version: str
     uploads: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(UPLOADS))
     downloads: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(DOWNLOADS))
+    pacing: Pacing = field(default_factory=Pacing)
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
 
     def model(self, info: ModelInfo) -> Message:

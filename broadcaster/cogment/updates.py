@@ -9,11 +9,13 @@ import grpc
 
 from broadcaster.cogment.access import Call
 from broadcaster.cogment.house import House
-from broadcaster.cogment.limits import HASH_PATIENCE
+from broadcaster.cogment.limits import HASH_PATIENCE, UPDATE_PATIENCE, UPDATE_PAUSE
 from broadcaster.cogment.link import answer
 from broadcaster.cogment.schema import Message
 from broadcaster.cogment.status import Refusal, malformed
-from broadcaster.protocol.errors import UnknownModel
+from broadcaster.protocol.errors import BroadcasterError, UnknownModel, UnknownVersion
+from broadcaster.protocol.limits import INLINE
+from broadcaster.protocol.version import VersionInfo
 from clients._driver.newest_feed import Heard
 from clients._newest import NewestVersion
 
@@ -37,13 +39,15 @@ async def follow(house: House, call: Call, request: Message) -> None:
                 continue
             sha256 = await house.hashes.soon(version, where, HASH_PATIENCE)
             await call.context.write(house.made("VersionUpdateReply", version_info=house.described(version, sha256)))
+            await asyncio.sleep(UPDATE_PAUSE)
+            await house.pacing.idle(call.reader(request.model_id), UPDATE_PATIENCE)
     finally:
         newest.close()
 
 
 async def _hold(house: House, version: VersionInfo) -> bool:
-    """Keeps it for a moment, for its data will be asked for. False: it has left memory already, so that a newer one is there to be
-    told instead."""
+    """Keeps it for a moment, for its data will be asked for. False: it has left memory already, so that a newer one is there to
+    be told instead."""
     await house.places.hold(version)
     if version.size <= INLINE or house.places.held(version.model_id, version.number) is not None:
         return True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -181,6 +182,27 @@ def test_a_restart_keeps_what_was_stored_and_uses_no_number_twice(own: Front) ->
         told = newer.result()
         assert told["iteration"] == number and told["timestamp"] > began
         assert sdk.ask("retrieve_model", name="policy", iteration=2) == b"2"
+
+
+@pytest.mark.usefixtures("needed")
+@pytest.mark.parametrize("size", [200_000, 2_000_000])
+def test_what_the_sdk_was_told_of_it_can_read_though_newer_ones_push_it_out(tmp_path: Path, size: int) -> None:
+    last = 40
+    front = Front(tmp_path / "b", environment={"COGMENT_MODEL_REGISTRY_VERSION_CACHE_MAX_ITEMS": "1"})
+    with front, Sdk(front.address) as sdk, clients.connect(front.url) as client, ThreadPoolExecutor(1) as thread:
+        publisher = client.publisher("policy")
+
+        def publish() -> None:
+            for number in range(2, last + 1):
+                publisher.publish(bytes([number]) * size)
+
+        publisher.publish(bytes([1]) * size)
+        told = sdk.ask("next_update", model_name="policy", stream="updates")["iteration"]
+        learning = thread.submit(publish)
+        while told < last:
+            told = sdk.ask("next_update", model_name="policy", stream="updates")["iteration"]
+            assert sdk.ask("retrieve_model", name="policy", iteration=told) == bytes([told]) * size
+        learning.result()
 
 
 @pytest.mark.usefixtures("needed")
