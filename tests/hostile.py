@@ -47,6 +47,17 @@ def ready(kind: bytes) -> bytes:
     return frame(b"\x05READY\x0bSocket-Type" + struct.pack(">I", len(kind)) + kind, command=True)
 
 
+def answered(line: socket.socket, seconds: float = 0.2) -> bytes:
+    """What comes next, if anything does. libzmq hangs up on whoever goes on before it has greeted back."""
+    line.settimeout(seconds)
+    try:
+        return line.recv(4096)
+    except TimeoutError:
+        return b""
+    finally:
+        line.settimeout(2)
+
+
 PING = frame(b"\x04PING\0\0", command=True)
 KINDS = {"upload": b"DEALER", "push": b"SUB", "data": b"DEALER"}
 
@@ -81,10 +92,12 @@ class Hostile:
         return socket.create_connection(self._ports[name], timeout=2)
 
     def say(self, name: str, *pieces: bytes) -> None:
-        """One connection, which says that and goes."""
+        """One connection, which says that, waiting for what is answered to the first of several pieces, and goes."""
         with contextlib.suppress(OSError), self.connected(name) as line:
-            for piece in pieces:
-                line.sendall(piece)
+            line.sendall(pieces[0])
+            if pieces[1:]:
+                answered(line)
+                line.sendall(b"".join(pieces[1:]))
 
     # --- what it does ------------------------------------------------------------------------------------------------
 

@@ -11,12 +11,14 @@ from pathlib import Path
 import pytest
 import zmq
 
+from broadcaster.broker import uploads
 from broadcaster.protocol.keyfile import parse_key
 from broadcaster.security import Grant, KeyDirectory
 from broadcaster.server import connections, topics
 from broadcaster.server.core import Core
+from broadcaster.server.manners import IN_A_ROW
 from tests.bare_peer import BarePeer, wait_until
-from tests.hostile import MIB, frame, greeting, ready
+from tests.hostile import MIB, answered, frame, greeting, ready
 from tests.integration.cores import serving
 
 
@@ -153,3 +155,42 @@ def test_nobody_is_cut_who_sends_much_as_soon_as_its_key_is_known(tmp_path: Path
                 assert near.stats()["connections_cut"] == 0
         finally:
             context.destroy(linger=0)
+
+
+def test_a_connection_that_sends_nothing_of_the_protocol_is_cut(tmp_path: Path, lines: contextlib.ExitStack) -> None:
+    with serving(tmp_path) as (core, peer):
+        before = peer.stats()["connections"]
+        for channel in ("upload", "data"):
+            line = lines.enter_context(socket.create_connection(where(core, channel)))
+            line.sendall(greeting(b"NULL"))
+            assert answered(line, 5)
+            with contextlib.suppress(OSError):
+                line.sendall(ready(b"DEALER") + frame(b"x") * (10 * IN_A_ROW))
+            wait_until(lambda line=line: is_cut(line), "it is cut")
+        assert peer.stats()["connections_cut"] == 2 and peer.stats()["bad_messages"] == 2 * IN_A_ROW
+        wait_until(lambda: peer.stats()["connections"] == before, "the others are there")
+        assert peer.publish("m", b"x").kind == "done"
+
+
+def test_whoever_says_something_right_in_between_is_not_cut(tmp_path: Path) -> None:
+    with serving(tmp_path) as (_, peer):
+        for _ in range(5):
+            for _ in range(IN_A_ROW - 1):
+                peer.data.send_multipart([b"", b"x"])
+            peer.stats()
+        assert peer.stats()["connections_cut"] == 0 and peer.stats()["bad_messages"] == 5 * (IN_A_ROW - 1)
+
+
+def test_uploads_under_way_have_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(uploads, "MOST", 3)
+    with serving(tmp_path) as (_, peer):
+        begun = [os.urandom(16) for _ in range(3)]
+        for upload_id in begun:
+            peer.say("begin", upload_id, model_id="m", size=MIB * 2)
+            assert peer.heard().kind == "credit"
+        peer.say("begin", os.urandom(16), model_id="m", size=MIB * 2)
+        assert peer.heard().code == "busy"
+        peer.say("abort", begun[0])
+        assert peer.heard().kind == "aborted"
+        peer.say("begin", os.urandom(16), model_id="m", size=MIB * 2)
+        assert peer.heard().kind == "credit"
