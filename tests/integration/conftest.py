@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -10,17 +13,25 @@ import pytest
 from tests.broadcaster_process import BroadcasterProcess
 
 
+@contextmanager
+def in_memory() -> Iterator[Path]:
+    """A folder in memory where there is one: no test of these asks what a disk has flushed."""
+    shm = Path("/dev/shm")
+    with tempfile.TemporaryDirectory(prefix="mb-tests-", dir=shm if os.access(shm, os.W_OK) else None) as found:
+        yield Path(found)
+
+
 @pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BroadcasterProcess]:
+def shared() -> Iterator[BroadcasterProcess]:
     """One broadcaster for all tests of a file."""
-    with BroadcasterProcess(tmp_path_factory.mktemp("shared") / "broadcaster") as process:
+    with in_memory() as folder, BroadcasterProcess(folder / "broadcaster") as process:
         yield process
 
 
 @pytest.fixture
-def own(tmp_path: Path) -> Iterator[BroadcasterProcess]:
+def own() -> Iterator[BroadcasterProcess]:
     """A broadcaster that a test may stop and start again."""
-    with BroadcasterProcess(tmp_path / "broadcaster") as process:
+    with in_memory() as folder, BroadcasterProcess(folder / "broadcaster") as process:
         yield process
 
 
