@@ -39,6 +39,8 @@ _QUIET = 1.0
 """Seconds in which nobody comes or goes, after which what a crowd left behind is given back."""
 _CROWD = 256
 """Connections that have to have ended for that."""
+_STILL = 1 << 20
+"""Bytes by which memory changes between two looks while not much is going on: else it is used, and not given back."""
 _LITTER = 15.0
 """Seconds for which that goes on: what they sent is read by and by."""
 _SAY_AGAIN = 1.0
@@ -81,6 +83,8 @@ class Connections:
         self._left = 0
         """Connections that have ended since memory was given back."""
         self._litter_until, self._given_back = 0.0, 0.0
+        self._private, self._still = 0, True
+        """The memory at the last look, and whether it had hardly changed since the one before."""
         self._looked, self._heard, self._said = 0.0, 0.0, -_SAY_AGAIN
         self._verify = False
         self._marks: dict[Line, int] = {}
@@ -220,7 +224,7 @@ class Connections:
         """What a crowd left behind, again and again while the last of it is still being read."""
         if self._left >= _CROWD:
             self._left, self._litter_until = 0, now + _LITTER
-        if now < self._litter_until and now >= max(self._heard, self._given_back) + _QUIET:
+        if self._still and now < self._litter_until and now >= max(self._heard, self._given_back) + _QUIET:
             self._given_back = now
             give_back()
 
@@ -239,7 +243,11 @@ class Connections:
     def _look_at_memory(self, now: float) -> None:
         """ZeroMQ keeps what it receives until a message is whole and read, however much that is. When memory grows too fast, the
         connection that sends most is at fault: it is cut, and comes again if it means well."""
-        grown = self._growth.grown(now, private())
+        before, self._private = self._private, private()
+        self._still = abs(self._private - before) < _STILL
+        grown = self._growth.grown(now, self._private)
+        if grown >= GROWTH // 6 and now >= self._litter_until:
+            self._left += _CROWD
         if grown < GROWTH // 4:
             self._marks = {}
             return

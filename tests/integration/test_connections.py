@@ -22,6 +22,10 @@ from tests.hostile import MIB, answered, frame, greeting, ready
 from tests.integration.cores import serving
 
 
+OURS = 2
+"""Connections of a bare peer."""
+
+
 def where(core: Core, channel: str) -> tuple[str, int]:
     host, _, port = core.endpoints[channel].removeprefix("tcp://").rpartition(":")
     return host, int(port)
@@ -48,15 +52,15 @@ def lines() -> Iterator[contextlib.ExitStack]:
 
 def test_connections_are_counted_and_forgotten(tmp_path: Path, lines: contextlib.ExitStack) -> None:
     with serving(tmp_path) as (core, peer):
-        before = wait_until(lambda: peer.stats()["connections"] >= 1 and peer.stats()["connections"], "it sees us")
+        wait_until(lambda: peer.stats()["connections"] == OURS, "it sees us")
         for channel in ("upload", "push", "data"):
             lines.enter_context(socket.create_connection(where(core, channel)))
         with BarePeer({name: f"ipc://{core.slot_directory}/{name}.sock" for name in ("upload", "data")}) as near:
             near.stats()
-            wait_until(lambda: peer.stats()["connections"] == before + 5, "all five are counted")
-        wait_until(lambda: peer.stats()["connections"] == before + 3, "the two have gone")
+            wait_until(lambda: peer.stats()["connections"] == OURS + 5, "all five are counted")
+        wait_until(lambda: peer.stats()["connections"] == OURS + 3, "the two have gone")
         lines.close()
-        wait_until(lambda: peer.stats()["connections"] == before, "all have gone")
+        wait_until(lambda: peer.stats()["connections"] == OURS, "all have gone")
 
 
 def test_more_connections_than_are_allowed_are_refused_and_others_go_on(tmp_path: Path, lines: contextlib.ExitStack) -> None:
@@ -157,18 +161,20 @@ def test_nobody_is_cut_who_sends_much_as_soon_as_its_key_is_known(tmp_path: Path
             context.destroy(linger=0)
 
 
-def test_a_connection_that_sends_nothing_of_the_protocol_is_cut(tmp_path: Path, lines: contextlib.ExitStack) -> None:
+@pytest.mark.parametrize("channel", ["upload", "data"])
+def test_a_connection_that_sends_nothing_of_the_protocol_is_cut(
+    tmp_path: Path, lines: contextlib.ExitStack, channel: str
+) -> None:
     with serving(tmp_path) as (core, peer):
-        before = peer.stats()["connections"]
-        for channel in ("upload", "data"):
-            line = lines.enter_context(socket.create_connection(where(core, channel)))
-            line.sendall(greeting(b"NULL"))
-            assert answered(line, 5)
-            with contextlib.suppress(OSError):
-                line.sendall(ready(b"DEALER") + frame(b"x") * (10 * IN_A_ROW))
-            wait_until(lambda line=line: is_cut(line), "it is cut")
-        assert peer.stats()["connections_cut"] == 2 and peer.stats()["bad_messages"] == 2 * IN_A_ROW
-        wait_until(lambda: peer.stats()["connections"] == before, "the others are there")
+        wait_until(lambda: peer.stats()["connections"] == OURS, "it sees us")
+        line = lines.enter_context(socket.create_connection(where(core, channel)))
+        line.sendall(greeting(b"NULL"))
+        assert answered(line, 5)
+        with contextlib.suppress(OSError):
+            line.sendall(ready(b"DEALER") + frame(b"x") * (10 * IN_A_ROW))
+        wait_until(lambda: is_cut(line), "it is cut")
+        assert peer.stats()["connections_cut"] == 1 and peer.stats()["bad_messages"] == IN_A_ROW
+        wait_until(lambda: peer.stats()["connections"] == OURS, "the others are there")
         assert peer.publish("m", b"x").kind == "done"
 
 
