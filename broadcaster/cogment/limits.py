@@ -54,9 +54,9 @@ PLACES = 8192
 LEASED_SHARE = 4
 """The part of the memory budget that downloads may hold under leases together: a quarter."""
 UPDATE_PAUSE = 0.02
-"""Seconds after an update in which its client may begin to read the version, before it is told of a newer one."""
+"""Seconds after an update before the next one, at least: its client may begin to read the version."""
 UPDATE_PATIENCE = 1.0
-"""Seconds that the next update waits for the client to have read that version."""
+"""Seconds that an update waits for a client that reads what it is told of: to begin, and to end."""
 HOLD = 2.0
 """Seconds for which a version is held that somebody was told of."""
 HELD = 8

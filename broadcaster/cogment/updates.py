@@ -9,12 +9,12 @@ import grpc
 
 from broadcaster.cogment.access import Call
 from broadcaster.cogment.house import House
-from broadcaster.cogment.limits import HASH_PATIENCE, UPDATE_PATIENCE, UPDATE_PAUSE
+from broadcaster.cogment.limits import HASH_PATIENCE
 from broadcaster.cogment.link import answer
+from broadcaster.cogment.pacing import Turn
 from broadcaster.cogment.schema import Message
 from broadcaster.cogment.status import Refusal, malformed
-from broadcaster.protocol.errors import BroadcasterError, UnknownModel, UnknownVersion
-from broadcaster.protocol.limits import INLINE
+from broadcaster.protocol.errors import BroadcasterError, UnknownModel
 from broadcaster.protocol.version import VersionInfo
 from clients._driver.newest_feed import Heard
 from clients._newest import NewestVersion
@@ -30,34 +30,43 @@ async def follow(house: House, call: Call, request: Message) -> None:
         raise malformed(str(unknown)) from None
     newest = house.link.newest(model)
     try:
-        last = 0
-        while True:
-            version, where = await _newer(house, call, newest, last)
-            last = version.number
-            house.places.note(version, where)
-            if not await _hold(house, version):
-                continue
-            sha256 = await house.hashes.soon(version, where, HASH_PATIENCE)
-            await call.context.write(house.made("VersionUpdateReply", version_info=house.described(version, sha256)))
-            await asyncio.sleep(UPDATE_PAUSE)
-            await house.pacing.idle(call.reader(request.model_id), UPDATE_PATIENCE)
+        with house.pacing.turn(call.reader(request.model_id)) as turn:
+            await _tell(house, call, newest, turn)
     finally:
         newest.close()
+
+
+async def _tell(house: House, call: Call, newest: NewestVersion, turn: Turn) -> None:
+    last = 0
+    while True:
+        version, where = await _newer(house, call, newest, last)
+        last = version.number
+        house.places.note(version, where)
+        if not await _hold(house, version):
+            continue
+        sha256 = await house.hashes.soon(version, where, HASH_PATIENCE)
+        turn.told()
+        await call.context.write(house.made("VersionUpdateReply", version_info=house.described(version, sha256)))
+        await _over(house, turn)
+
+
+async def _over(house: House, turn: Turn) -> None:
+    """Until it is the next one's turn, or the server stops."""
+    waits = [asyncio.ensure_future(turn.over()), asyncio.ensure_future(house.stopping.wait())]
+    try:
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for wait in waits:
+            wait.cancel()
 
 
 async def _hold(house: House, version: VersionInfo) -> bool:
     """Keeps it for a moment, for its data will be asked for. False: it has left memory already, so that a newer one is there to
     be told instead."""
-    await house.places.hold(version)
-    if version.size <= INLINE or house.places.held(version.model_id, version.number) is not None:
-        return True
     try:
-        await answer(house.link.calls().get(version.model_id, version.number))
-    except UnknownVersion:
-        return False
+        return await house.places.hold(version)
     except BroadcasterError:
-        return True  # Whoever asks for it is told what is wrong.
-    return True
+        return True  # A core that is being started again ends no updates; whoever asks for the data is told what is wrong.
 
 
 async def _newer(house: House, call: Call, newest: NewestVersion, than: int) -> Heard:

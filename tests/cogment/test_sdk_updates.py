@@ -198,6 +198,7 @@ def test_what_the_sdk_was_told_of_it_can_read_though_newer_ones_push_it_out(tmp_
 
         publisher.publish(bytes([1]) * size)
         told = sdk.ask("next_update", model_name="policy", stream="updates")["iteration"]
+        assert sdk.ask("retrieve_model", name="policy", iteration=told) == bytes([told]) * size
         learning = thread.submit(publish)
         while told < last:
             told = sdk.ask("next_update", model_name="policy", stream="updates")["iteration"]
