@@ -158,10 +158,12 @@ class SlotPool:
         """What `spare`'s job came to. A failure is nothing yet: whoever needs a slot will be told."""
         assert self._making is not None
         (_, charge), self._making = self._making, None
-        if isinstance(made, Slot):
-            self._rest(made)
-        else:
+        if not isinstance(made, Slot):
             self.bytes -= charge
+        elif self.bytes > self.budget:
+            self._drop(made)  # Meanwhile a payload needed its room.
+        else:
+            self._rest(made)
 
     # --- inside ----------------------------------------------------------------------------------------------------
 

@@ -347,6 +347,19 @@ def test_no_slot_is_made_ahead_that_does_not_fit(directory: Path) -> None:
     pool.close()
 
 
+def test_a_slot_made_ahead_is_let_go_when_a_payload_needed_its_room_meanwhile(directory: Path) -> None:
+    pool = SlotPool(directory, budget=16 * MIB)
+    granted(pool)
+    job = pool.spare()
+    assert job is not None
+    made = job()
+    while pool.bytes <= pool.budget:
+        granted(pool)
+    pool.keep(made)
+    assert pool.bytes <= pool.budget and pool.free_slots == 0 and not made.path.exists()
+    pool.close()
+
+
 def test_a_slot_that_could_not_be_made_ahead_takes_no_room(directory: Path) -> None:
     pool = SlotPool(directory, budget=64 * MIB)
     slot = granted(pool)
