@@ -47,15 +47,21 @@ def ready(kind: bytes) -> bytes:
     return frame(b"\x05READY\x0bSocket-Type" + struct.pack(">I", len(kind)) + kind, command=True)
 
 
-def answered(line: socket.socket, seconds: float = 0.2) -> bytes:
-    """What comes next, if anything does. libzmq hangs up on whoever goes on before it has greeted back."""
+def answered(line: socket.socket, seconds: float = 0.5) -> bytes:
+    """A whole greeting and, where no key is needed, what comes behind it. libzmq hangs up on whoever goes on before that."""
     line.settimeout(seconds)
+    said = b""
     try:
-        return line.recv(4096)
+        while len(said) < 64 or (b"NULL" in said and b"READY" not in said):
+            more = line.recv(4096)
+            if not more:
+                break
+            said += more
     except TimeoutError:
-        return b""
+        pass
     finally:
         line.settimeout(2)
+    return said
 
 
 PING = frame(b"\x04PING\0\0", command=True)
@@ -152,7 +158,9 @@ class Hostile:
                 for name in ("upload", "data", "upload", "data"):
                     line = lines.enter_context(self.connected(name))
                     mechanism = self._rng.choice([b"NULL", b"CURVE"])
-                    line.sendall(greeting(mechanism) + (ready(b"DEALER") if mechanism == b"NULL" else b""))
+                    line.sendall(greeting(mechanism))
+                    answered(line)
+                    line.sendall(ready(b"DEALER") if mechanism == b"NULL" else b"")
                     for _ in range(8):
                         line.sendall(part[: MIB // 2 if mechanism == b"CURVE" else None])
 

@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.fault_long, pytest.mark.deadline(300)]
 
 TURNS, SECONDS = 3, 3.0
 GROWTH, GROWTH_WHEN_OPEN = 10 << 20, 64 << 20
-"""Bytes that the broadcaster's own memory may differ by once an attack is over; and where nobody needs a key, so that an attacker
+"""Bytes that the broadcaster's own memory may grow by once an attack is over; and where nobody needs a key, so that an attacker
 gets as far as those who mean well."""
 SETTLES = 30.0
 LONGEST = 9000
@@ -78,7 +78,7 @@ def test_whoever_has_no_key_harms_nobody(attacked_one: tuple[BroadcasterProcess,
         with attacked(attack, reached(process, healthy.key), SECONDS):
             under.append(p99(healthy.times(SECONDS)))
     growth = GROWTH if healthy.key else GROWTH_WHEN_OPEN
-    settled = wait_until(lambda: abs(private(process) - before) <= growth, "its memory is what it was", seconds=SETTLES)
+    settled = wait_until(lambda: private(process) - before <= growth, "its memory is what it was", seconds=SETTLES)
     stats = healthy.client.registry.stats()
     told = {name: int(stats[name]) for name in ("connections", "connections_refused", "connections_cut", "keys_refused")}
     print(
@@ -86,4 +86,5 @@ def test_whoever_has_no_key_harms_nobody(attacked_one: tuple[BroadcasterProcess,
         f"memory {before >> 20} -> {private(process) >> 20} MiB, {told}"
     )
     assert settled and pids == process.pids and all(Path(f"/proc/{pid}").exists() for pid in pids)
-    assert statistics.median(under) <= statistics.median(alone) * max(1.5, max(alone) / min(alone))
+    if healthy.key:  # Where nobody needs a key, an attacker has its turn like everybody else.
+        assert statistics.median(under) <= statistics.median(alone) * max(1.5, max(alone) / min(alone))
