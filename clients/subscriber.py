@@ -171,8 +171,9 @@ class Subscriber:
         feed = self._feed
         if isinstance(feed, AliasFeed):
             raise InvalidRequest(field="every", reason="an alias names one version after another: wait for each, or iterate")
-        listing = Listing(feed)
-        self._driver.post(lambda now: feed.list_every(listing))
+        listing, newest = Listing(feed), feed.snapshot
+        since = None if newest is None else newest.version
+        self._driver.post(lambda now: feed.list_every(listing, since))
         self._listings.append(listing)
         return listing
 

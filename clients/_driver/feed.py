@@ -235,11 +235,17 @@ class Feed(Waiting):
 
     # --- every version ---------------------------------------------------------------------------------------------
 
-    def list_every(self, listing: Listing) -> None:
-        """From now on `listing` is told of each version; the newest that is known comes first."""
+    def list_every(self, listing: Listing, since: VersionInfo | None) -> None:
+        """From now on `listing` is told of each version; `since`, the newest when the user asked, comes first."""
         self._listings.append(listing)
-        if self._listed is not None:
-            listing.add(self._listed.version, None, self._listed.lease)
+        last = self._listed
+        if since is None and last is not None:
+            listing.add(last.version, None, last.lease)
+        elif since is not None:
+            listing.add(since, None, last.lease if last is not None and last.version.number == since.number else None)
+            newest = self.follower.known if last is None else last.version
+            if newest is not None and newest.number > since.number:
+                listing.hole()  # Others came before this thread got here.
         self._act(self.follower.list_every(), time.monotonic())
 
     def dismiss(self, who: int, listings: Sequence[Listing], error: BroadcasterError) -> None:
