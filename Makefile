@@ -92,7 +92,7 @@ COMPILE := $(BIN)/python -m compileall -q broadcaster clients tests
 
 test: $(STAMP) cogment-sdk
 	@$(COMPILE)
-	@$(BIN)/python -m pytest -n 2 --dist loadfile
+	@$(BIN)/python -m pytest -n 3 --dist loadfile
 
 # What the fault tests need beside Python, by Debian package; what is missing after this is counted as skipped.
 FAULT_TOOLS := btrfs-progs e2fsprogs iproute2 libfaketime nftables strace xfsprogs
