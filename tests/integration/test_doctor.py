@@ -40,6 +40,7 @@ def examined(folder: Path, *, descriptors: int | None = None, **settings: object
         timeout=50,
         preexec_fn=limit,
     )
+    assert done.stdout, (done.returncode, done.stderr)
     told: dict[str, Any] = json.loads(done.stdout)
     assert done.returncode == CODES[told["ok"]], done.stderr
     return {finding["check"]: finding for finding in told["checks"]}
