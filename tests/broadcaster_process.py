@@ -59,6 +59,8 @@ class BroadcasterProcess:
         self.ready: dict[str, Any] = {}
         """What the ready file said: addresses by channel (`grpc`: HOST:PORT, with the option `--grpc-port 0`), and `pids`."""
         self._process: subprocess.Popen[bytes] | WarmProcess | None = None
+        self._born: dict[int, int | None] = {}
+        """When each process of the ready file began: a number may be given to another when it has ended."""
         self._ports = {"upload": 0, "push": 0, "data": 0}
         self._http = "0" if http else "off"
 
@@ -110,6 +112,7 @@ class BroadcasterProcess:
             time.sleep(0.01)
         self.ready = json.loads(self.ready_file.read_text())
         self._ports = {channel: int(self.ready[channel].rpartition(":")[2]) for channel in self._ports}
+        self._born = {pid: start_of(pid) for pid in self.pids}
 
     def _started(self, command: list[str], environment: dict[str, str]) -> subprocess.Popen[bytes] | WarmProcess:
         """Warm, unless something stands before the command or is told to the loader or the interpreter."""
@@ -151,14 +154,14 @@ class BroadcasterProcess:
             return
         if self._process.poll() is None:
             self._process.send_signal(signal.SIGSTOP)  # Else it starts the others again, or its death ends them cleanly.
-        pids = [pid for pid in self._descendants() if pid != self._process.pid]
-        for pid in pids:
+        born = {pid: start_of(pid) for pid in self._descendants() if pid != self._process.pid}
+        for pid in born:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         if self._process.poll() is None:
             self._process.kill()
         self._process.wait()
-        self._wait_for_end(pids)
+        self._wait_for_end(born)
 
     def restart(self, *, kill: bool = False) -> None:
         """Ends it (with kill -9 if asked) and starts it again on the same ports, with the same directories."""
@@ -192,18 +195,26 @@ class BroadcasterProcess:
 
     def _descendants(self) -> list[int]:
         """The pids of the ready file, and of children started since then (a restarted one has another pid)."""
-        found = set(self.pids)
+        found = {pid for pid, born in self._born.items() if born is not None and start_of(pid) == born}
         with contextlib.suppress(OSError):
             for task in Path(f"/proc/{self.pid}/task").iterdir():
                 found |= {int(pid) for pid in (task / "children").read_text().split()}
         return sorted(pid for pid in found if pid == self.pid or runs_broadcaster(pid))
 
     @staticmethod
-    def _wait_for_end(pids: Sequence[int]) -> None:
+    def _wait_for_end(born: Mapping[int, int | None]) -> None:
         deadline = time.monotonic() + STOP
-        while any(runs_broadcaster(pid) for pid in pids):
-            assert time.monotonic() < deadline, f"still there after SIGKILL: {pids}"
+        while any(start_of(pid) == begin and runs_broadcaster(pid) for pid, begin in born.items() if begin is not None):
+            assert time.monotonic() < deadline, f"still there after SIGKILL: {list(born)}"
             time.sleep(0.005)
+
+
+def start_of(pid: int) -> int | None:
+    """When the process with this number began, in ticks since the machine did; None where there is none."""
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
+    except (OSError, IndexError):
+        return None
 
 
 def runs_broadcaster(pid: int) -> bool:
