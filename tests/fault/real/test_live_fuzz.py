@@ -18,6 +18,8 @@ from tests.broadcaster_process import BroadcasterProcess
 
 MIB = 1 << 20
 UPLOADS = [b"begin", b"publish", b"commit", b"abort", b"filled"]
+NEW = [b"begin", b"publish"]
+"""What makes versions: one that says a number is refused, unless it is announced again after a restart."""
 REQUESTS = sorted([b"ack", *[b"give-up-term"] * 3, *(name for name, kind in KINDS.items() if issubclass(kind, Request))])
 """Terms do not last: while one is held, hardly anything becomes a version."""
 FULL = [0, 1, 10, 10, 65536, 65537, MIB, MIB + 1, 3 * MIB, 3 * MIB]
@@ -52,7 +54,11 @@ class Fuzz:
         self.ids = [self.rng.randbytes(16) for _ in range(8)]
         self.said: set[bytes] = set()
         """Every upload id that went out."""
-        digests = [digest(bytes(size)) for size in FULL]
+        self.sizes: dict[bytes, int] = {}
+        """What was last said of each upload."""
+        self.size = 0
+        """The last one said."""
+        digests = {size: digest(bytes(size)) for size in FULL}
         pick: Callable[..., Any] = self.rng.choice
         self.values: dict[str, Callable[[], Any]] = {
             "request_id": lambda: self.rng.randbytes(16) if self.rng.random() < 0.9 else pick(self.ids[-8:]),
@@ -62,16 +68,16 @@ class Fuzz:
             "protocol": lambda: 1 if self.rng.random() < 0.98 else 2,
             "budget_ms": lambda: pick([5000] * 30 + [0, 1, 1 << 62]),
             "size": lambda: pick([*FULL, 1 << 62]),
-            "digest": lambda: pick([*digests, "0" * 32, "x"]),
-            "digest_kind": lambda: pick(["xxh3-128"] * 6 + ["sha256", "md5"]),
+            "digest": lambda: pick([digests.get(self.size, "x")] * 8 + ["0" * 32, "x"]),
+            "digest_kind": lambda: pick(["xxh3-128"] * 10 + ["sha256", "md5"]),
             "archived": lambda: self.rng.random() < 0.2,
             "exist_ok": lambda: self.rng.random() < 0.5,
             "force": lambda: self.rng.random() < 0.5,
-            "content_type": lambda: pick(["x", "x", "y" * 129]),
+            "content_type": lambda: pick(["x"] * 9 + ["y" * 129]),
             "client_name": lambda: "x",
-            "user_data": lambda: pick([{}, {"a": "b"}, {"\0": "\0"}, {"a": "b" * 20_000}]),
-            "tags": lambda: pick([{}, {"a": "b"}, {"a": None}, {"/": "x"}, {"a": "b" * 20_000}]),
-            "metrics": lambda: pick([{}, {"a": 1}, {"a": float("nan")}, {"a": float("inf")}, {"a": (1 << 64) - 1}]),
+            "user_data": lambda: pick([{}, {"a": "b"}] * 5 + [{"\0": "\0"}, {"a": "b" * 20_000}]),
+            "tags": lambda: pick([{}, {"a": "b"}] * 5 + [{"a": None}, {"/": "x"}, {"a": "b" * 20_000}]),
+            "metrics": lambda: pick([{}, {"a": 1}] * 5 + [{"a": float("nan")}, {"a": float("inf")}, {"a": (1 << 64) - 1}]),
             "creation_timestamp": lambda: pick([0, 1, (1 << 63) - 1]),
             "number": lambda: pick([0, 1, 2, 3, 9, (1 << 63) - 1]),
             "ref": lambda: pick([-1, -1, 0, 1, 2, -2, "best", "x", 1 << 62, 1 - (1 << 63)]),
@@ -110,8 +116,18 @@ class Fuzz:
         return self.rng.choice(self.ids[-8:])
 
     def control(self, kind: bytes) -> list[bytes]:
-        names = [rule.name for rule in KINDS[kind].RULES if self.rng.random() < 0.97]
-        fields = {name: self.values[name]() for name in names}
+        names = [
+            rule.name
+            for rule in KINDS[kind].RULES
+            if self.rng.random() < (0.1 if kind in NEW and rule.name == "number" else 0.97)
+        ]
+        fields = {}
+        for name in names:
+            fields[name] = self.values[name]()
+            if name == "size":
+                self.size = fields[name]
+        if kind == b"begin" and "upload_id" in fields:
+            self.sizes[fields["upload_id"]] = fields.get("size", 0)
         if self.rng.random() < 0.1:
             fields[self.rng.choice([*names, "more"])] = self.rng.choice(STRANGE)
         frames = [kind, msgpack.packb(fields)]
@@ -136,9 +152,11 @@ class Fuzz:
             self.said.add(upload_id)
 
     def chunk(self) -> list[bytes]:
-        size, offset = self.rng.choice(FULL), self.rng.choice([0, 0, 0, MIB, 2 * MIB, 7, 1 << 63])
+        upload_id = self.upload_id()
+        size = self.sizes.get(upload_id, 0) if self.rng.random() < 0.8 else self.rng.choice(FULL)
+        offset = self.rng.choice([0, 0, 0, MIB, 2 * MIB, 7, 1 << 63])
         length = self.rng.choice([max(0, min(MIB, size - offset))] * 9 + [5])
-        header = HEADER.pack(b"\xc4K", self.rng.choice([1] * 20 + [2]), 0, 0, size, offset, length, self.upload_id(), bytes(16))
+        header = HEADER.pack(b"\xc4K", self.rng.choice([1] * 20 + [2]), 0, 0, size, offset, length, upload_id, bytes(16))
         return [b"", header, bytes(length if self.rng.random() < 0.97 else 3)]
 
     def garbage(self) -> list[bytes]:
@@ -160,7 +178,7 @@ def storm(folder: Path, seed: int, seconds: float) -> None:
             assert calm.publish("calm", kept, archived=True).kind == "done"
             wild.subscription(broadcaster.ready["push"], *(f"default/{name}\0{kind}".encode() for name in "abc" for kind in "ce"))
             outcomes: set[str] = set()
-            until = time.monotonic() + seconds
+            until, steps = time.monotonic() + seconds, 0
             while broadcaster.running and (time.monotonic() < until or not outcomes >= USUAL):
                 assert time.monotonic() < until + 35, f"a storm that reaches nothing proves nothing: {outcomes}"
                 for _ in range(100):
@@ -170,13 +188,22 @@ def storm(folder: Path, seed: int, seconds: float) -> None:
                         wild.upload.send_multipart(frames or fuzz.control(rng.choice(UPLOADS)))
                     else:
                         wild.data.send_multipart(frames or [b"", *fuzz.control(rng.choice(REQUESTS))])
-                calm.stats()  # In step with it: the storm is as fast as the answers.
-                outcomes |= codes_of(wild)
+                # In step with it, on both channels: the storm is as fast as the answers, and nobody cuts it for what piles up.
+                calm.stats()
+                outcomes |= all_of(wild)
+                steps += 1
             assert broadcaster.running, broadcaster.log()
-            wild.say("abort", LAST)  # Behind all the others on its connection: when it is answered, they have been looked at.
-            wait_until(lambda: outcomes.update(codes_of(wild)) or "last" in outcomes, "the storm is over")
             assert not outcomes & INTERNAL, outcomes
+            assert calm.stats()["uploads_begun"] >= steps / 4, "most of what is said gets no further than the first look at it"
             check(broadcaster, calm, fuzz, kept)
+
+
+def all_of(peer: BarePeer) -> set[str]:
+    """Kinds and codes of what came until all that it sent for uploads had been looked at."""
+    peer.say("abort", LAST)  # Behind all the others on its connection.
+    found: set[str] = set()
+    wait_until(lambda: found.update(codes_of(peer)) or "last" in found, "what it sent is looked at")
+    return found - {"last"}
 
 
 def codes_of(peer: BarePeer) -> set[str]:
