@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +16,7 @@ from clients._driver import futures
 from clients._driver.acking import Mark
 from clients._driver.alias_feed import AliasFeed, SnapshotFeed
 from clients._driver.feed import Heard
+from clients._driver.futures import Awaited, Promise
 from clients._driver.listing import Listing
 from clients._driver.loop import Driver
 from clients._driver.waiting import Waiter
@@ -97,7 +98,9 @@ class Subscriber:
         Of an alias: the version that it names, or one that is not `newer_than`, whose number may be above that or below."""
         snapshot = self.latest()
         if snapshot is None or not self.is_news(snapshot, newer_than):
-            snapshot = futures.wait(self.newer(newer_than or 0, timeout), f"waiting for a version of {self.model_id}", timeout)
+            promise: Promise[Snapshot] = Promise()
+            self._wait(promise, newer_than or 0, timeout)
+            snapshot = futures.wait(promise, f"waiting for a version of {self.model_id}", timeout)
         return self.hand_out(snapshot)
 
     def is_news(self, snapshot: Snapshot, than: int | None) -> bool:
@@ -111,13 +114,16 @@ class Subscriber:
 
     def newer(self, newer_than: int, timeout: float | None) -> Future[Snapshot]:
         """A future of the newest version once its number is above `newer_than`; RequestTimeout after `timeout` seconds."""
+        future: Future[Snapshot] = futures.new()
+        self._wait(future, newer_than, timeout)
+        return future
+
+    def _wait(self, future: Awaited[Snapshot], newer_than: int, timeout: float | None) -> None:
         self.check()
         until = None if timeout is None else time.monotonic() + check_timeout(timeout)
-        waiter = Waiter(futures.new(), newer_than, until, timeout, id(self))
-        self._feed.wait(waiter)
+        self._feed.wait(Waiter(future, newer_than, until, timeout, id(self)))
         if until is not None:
             self._driver.look_by(until)
-        return waiter.future
 
     def load_into(self, target: object, *, strict: bool = True) -> Any:
         """Copies the newest version's tensors into `target`, as `Snapshot.load_into` does, and returns what that returns.
@@ -250,28 +256,35 @@ class Every(Iterator[Snapshot]):
         self._subscriber = subscriber
         self._driver = driver
         self._listing = listing
-        self._asked: Future[Snapshot] | None = None
+        self._asked: Awaited[Snapshot] | None = None
 
     def __next__(self) -> Snapshot:
-        future = self.following()
+        promise = self._ask(Promise)
         try:
-            return self.hand_out(futures.wait(future, "the next version", None))
+            return self.hand_out(futures.wait(promise, "the next version", None))
         finally:
-            self.answered(future)
+            self.answered(promise)
 
     def following(self) -> Future[Snapshot]:
         """A future of the next version; the same one until it was `answered`, so that who gives up waiting misses nothing."""
+        asked = self._ask(futures.new)
+        assert isinstance(asked, Future), "an iterator is for threads, or for tasks"
+        return asked
+
+    def _ask(self, new: Callable[[], Awaited[Snapshot]]) -> Awaited[Snapshot]:
         self._subscriber.check()
-        if self._asked is None:
-            asked: Future[Snapshot] = futures.new()
+        asked = self._asked
+        if asked is None:
+            asked = new()
+            if self._listing.take(asked):
+                self._driver.post(lambda now: self._listing.serve())
             self._asked = asked
-            self._driver.post(lambda now: self._listing.take(asked))
-        return self._asked
+        return asked
 
     def hand_out(self, snapshot: Snapshot) -> Snapshot:
         return self._subscriber.hand_out(snapshot)
 
-    def answered(self, future: Future[Snapshot]) -> None:
+    def answered(self, future: Awaited[Snapshot]) -> None:
         """What came of the future has been told, if anything came."""
         if future.done():
             self._asked = None

@@ -31,6 +31,7 @@ HEADER_VERSION = 1
 _DIGEST = 1
 _NO_DIGEST = bytes(16)
 _MAX_UINT = (1 << 63) - 1
+_TEXT = frozenset([str])
 
 Buffer = bytes | bytearray | memoryview
 
@@ -132,7 +133,7 @@ def decode_map(frame: Buffer) -> dict[str, Any]:
 
 def _unique(pairs: list[tuple[Any, Any]]) -> dict[str, Any]:
     found = dict(pairs)
-    if len(found) != len(pairs) or not all(type(key) is str for key in found):
+    if len(found) != len(pairs) or not _TEXT.issuperset(map(type, found)):
         raise RemoteProtocolError(reason="a map has a repeated key or one that is not text")
     return found
 

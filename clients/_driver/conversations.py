@@ -95,15 +95,15 @@ class Conversations:
     # --- receiving ---------------------------------------------------------------------------------------------------
 
     def receive(self, channel: Channel) -> None:
-        """Takes what has come on a channel, but not too much at once."""
+        """Takes what has come on a channel, of which a poll has just said that something has, but not too much at once."""
         receive = self._receivers[channel.name]
         now = time.monotonic()
-        for _ in range(BURST):
-            frame = channel.frame()
+        for index in range(BURST):
+            frame = channel.frame(ready=index == 0)
             if frame is None:
                 return
             frames = [frame]
-            if channel.name == "push" and frame.more and self._take_expected(channel, frames, now):
+            if channel.name == "push" and frame.bytes[-1:] == names.CHUNKS and self._take_expected(channel, frames, now):
                 continue
             self.moved = True
             try:
@@ -121,6 +121,8 @@ class Conversations:
         if feeds is None or len(feeds) > 1:
             return False
         (feed,) = feeds
+        if not frames[0].more:
+            return False
         header = channel.socket.recv(NOW, copy=False)
         frames.append(header)
         place = feed.expects(header.bytes) if header.more else None

@@ -237,6 +237,9 @@ class Feed(Waiting):
 
     def list_every(self, listing: Listing, since: VersionInfo | None) -> None:
         """From now on `listing` is told of each version; `since`, the newest when the user asked, comes first."""
+        if self._ended is not None:
+            listing.fail(self._ended)
+            return
         self._listings.append(listing)
         last = self._listed
         if since is None and last is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from concurrent.futures import Future
 from threading import Lock
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 from broadcaster.protocol.errors import RequestTimeout
 
@@ -17,32 +17,22 @@ AGAIN = 1.0
 """Seconds after which a waiting thread looks for itself."""
 
 
-class Pending(Future[T]):
-    """A future that can be waited for without its condition.
+class Waitable(Generic[T]):
+    """What came of something, once it is `over`.
 
-    A thread that is interrupted (Ctrl-C) in the moment it has taken that condition's lock keeps it for ever, and the I/O thread,
-    which needs it to end the future, would wait as long. Here waiting threads take a lock that nobody else waits for.
+    A thread that is interrupted (Ctrl-C) in the moment it has taken a condition's lock keeps it for ever, and the I/O thread,
+    which needs it to end a future, would wait as long. Here waiting threads take a lock that nobody else waits for.
     """
 
     def __init__(self) -> None:
-        super().__init__()
         self.over = False
         self._value: T | None = None
         self._error: BaseException | None = None
         self._ended = Lock()
         self._ended.acquire()
 
-    def set_result(self, result: T) -> None:
-        self._value = result
-        super().set_result(result)
-        self._end()
-
-    def set_exception(self, exception: BaseException | None) -> None:
-        self._error = exception
-        super().set_exception(exception)
-        self._end()
-
-    def _end(self) -> None:
+    def _end(self, value: T | None, error: BaseException | None) -> None:
+        self._value, self._error = value, error
         self.over = True
         self._ended.release()
 
@@ -66,6 +56,39 @@ class Pending(Future[T]):
         return value
 
 
+class Promise(Waitable[T]):
+    """For a thread that waits at once, and for nobody else: a fraction of what a future costs."""
+
+    def done(self) -> bool:
+        return self.over
+
+    def set_result(self, result: T) -> None:
+        self._end(result, None)
+
+    def set_exception(self, exception: BaseException | None) -> None:
+        self._end(None, exception)
+
+
+class Pending(Waitable[T], Future[T]):
+    """A future that can be waited for without its condition."""
+
+    def __init__(self) -> None:
+        Future.__init__(self)
+        Waitable.__init__(self)
+
+    def set_result(self, result: T) -> None:
+        Future.set_result(self, result)
+        self._end(result, None)
+
+    def set_exception(self, exception: BaseException | None) -> None:
+        Future.set_exception(self, exception)
+        self._end(None, exception)
+
+
+Awaited = Future[T] | Promise[T]
+"""What the I/O thread may end."""
+
+
 def new() -> Pending[T]:
     """A future that only its maker ends: a user, or a cancelled task, cannot."""
     future: Pending[T] = Pending()
@@ -73,13 +96,13 @@ def new() -> Pending[T]:
     return future
 
 
-def fulfil(future: Future[T], value: T) -> None:
+def fulfil(future: Awaited[T], value: T) -> None:
     """Ends the future well, unless it has ended."""
     if not future.done():
         future.set_result(value)
 
 
-def fail(future: Future[T], error: BaseException) -> None:
+def fail(future: Awaited[T], error: BaseException) -> None:
     """Ends the future badly, unless it has ended."""
     if not future.done():
         future.set_exception(error)
@@ -98,9 +121,9 @@ def ended(future: Future[T], seconds: float) -> bool:
     return future.wait(seconds)
 
 
-def wait(future: Future[T], what: str, timeout: float | None) -> T:
+def wait(future: Awaited[T], what: str, timeout: float | None) -> T:
     """What came of it. Raises what went wrong; RequestTimeout at the latest GRACE after the timeout."""
-    assert isinstance(future, Pending), "every future of a client is made here"
+    assert isinstance(future, Waitable), "every future of a client is made here"
     if not future.wait(None if timeout is None else timeout + GRACE):
         raise RequestTimeout(what=what, timeout=timeout)
     value: T = future.outcome()

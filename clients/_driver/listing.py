@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from threading import Lock
 from typing import NamedTuple, Protocol
 
 from broadcaster.protocol.errors import BroadcasterError, UnknownModel, UnknownVersion, VersionDeleted, VersionEvicted
 from broadcaster.protocol.machines.follow import Lease
 from broadcaster.protocol.version import VersionInfo
 from clients._driver import futures
+from clients._driver.futures import Awaited
 from clients.snapshot import Snapshot
 
 INLINE_BUDGET = 32 << 20
@@ -43,24 +45,31 @@ class Source(Protocol):
 
 
 class Listing:
-    """All of it runs on the I/O thread."""
+    """`take` may be called from any thread, all else runs on the I/O thread."""
 
     def __init__(self, source: Source) -> None:
         self._source = source
+        self._lock = Lock()
+        """Over what is there, and who waits for it."""
         self._entries: deque[Entry | Hole] = deque()
         self._inline = 0
+        self._asked: Awaited[Snapshot] | None = None
+        self._fetching = False
+        self._ended: BroadcasterError | None = None
         self._last = 0
         self._looking = False
         self._unsure = False
         """Whether versions below the next one may have been missed."""
         self._behind: list[Entry] = []
-        self._asked: Future[Snapshot] | None = None
-        self._fetching = False
 
     # --- what comes ------------------------------------------------------------------------------------------------
 
     def add(self, version: VersionInfo, payload: bytes | None, lease: Lease | None = None) -> None:
         """The next version was published. `lease` says where it lies on this host; it is taken when the version is asked for."""
+        with self._lock:
+            self._add(version, payload, lease)
+
+    def _add(self, version: VersionInfo, payload: bytes | None, lease: Lease | None = None) -> None:
         if payload is not None and self._inline + len(payload) > INLINE_BUDGET:
             payload = None
         if self._looking:
@@ -80,42 +89,66 @@ class Listing:
             self._source.list_after(self._last, self._found)
 
     def _found(self, versions: Sequence[VersionInfo]) -> None:
-        self._looking = False
-        for version in versions:
-            self._unsure = True
-            self.add(version, None)
-        self._unsure = True  # What came last before a crash may have been in memory only.
-        behind, self._behind = self._behind, []
-        for entry in behind:
-            self.add(*entry)
+        with self._lock:
+            self._looking = False
+            for version in versions:
+                self._unsure = True
+                self._add(version, None)
+            self._unsure = True  # What came last before a crash may have been in memory only.
+            behind, self._behind = self._behind, []
+            for entry in behind:
+                self._add(*entry)
         self.serve()
 
     # --- who takes -------------------------------------------------------------------------------------------------
 
-    def take(self, future: Future[Snapshot]) -> None:
-        """`future` gets the next version."""
-        self._asked = future
-        self.serve()
+    def take(self, future: Awaited[Snapshot]) -> bool:
+        """`future` gets the next version. Wakes no other thread; whether the I/O thread has to `serve`, for only it can get at
+        the version that is next."""
+        snapshot: Snapshot | None = None
+        with self._lock:
+            ended = self._ended
+            if ended is None and self._entries:
+                snapshot = self._at_hand(self._entries[0])
+            if snapshot is not None:
+                self._pop()
+            elif ended is None:
+                self._asked = future
+                return bool(self._entries)
+        if snapshot is not None:
+            futures.fulfil(future, snapshot)
+        elif ended is not None:
+            futures.fail(future, ended)
+        return False
 
     def serve(self) -> None:
         """Answers who waits, if there is something: called after each round of news."""
-        if self._asked is None or self._fetching or not self._entries:
-            return
-        entry = self._entries[0]
+        with self._lock:
+            if self._asked is None or self._fetching or not self._entries:
+                return
+            entry = self._entries[0]
+            snapshot = None if isinstance(entry, Hole) else self._without_fetching(entry)
+            if isinstance(entry, Hole) or snapshot is not None:
+                self._pop()
+            else:
+                self._fetching = True
         if isinstance(entry, Hole):
-            self._entries.popleft()
             self._answer(VersionEvicted(model_id=self._source.model_id, number=entry.first, until=entry.last))
-        elif (snapshot := self._without_fetching(entry)) is not None:
-            self._pop()
+        elif snapshot is not None:
             self._answer(snapshot)
         else:
-            self._fetching = True
             self._source.fetch(entry.version).add_done_callback(self._fetched)
 
-    def _without_fetching(self, entry: Entry) -> Snapshot | None:
-        if entry.payload is not None:
-            return self._source.snapshot_of(entry.version, entry.payload)
+    def _at_hand(self, entry: Entry | Hole) -> Snapshot | None:
+        if isinstance(entry, Hole):
+            return None
         snapshot = self._source.at_hand(entry.version.number)
+        if snapshot is None and entry.payload is not None:
+            snapshot = self._source.snapshot_of(entry.version, entry.payload)
+        return snapshot
+
+    def _without_fetching(self, entry: Entry) -> Snapshot | None:
+        snapshot = self._at_hand(entry)
         if snapshot is None and entry.lease is not None:
             snapshot = self._source.lease(entry.lease)
             self._entries[0] = entry._replace(lease=None)  # Once is enough.
@@ -127,22 +160,26 @@ class Listing:
             self._inline -= len(entry.payload)
 
     def _fetched(self, future: Future[Snapshot]) -> None:
-        self._fetching = False
-        error, entry = future.exception(), self._entries[0]
+        error = future.exception()
+        gone = isinstance(error, (UnknownVersion, UnknownModel))
+        with self._lock:
+            self._fetching = False
+            entry = self._entries[0]
+            if error is None or gone:  # Else nothing is known to be gone: the same version is next again.
+                self._pop()
         if error is None:
-            self._pop()
             self._answer(future.result())
-        elif isinstance(error, (UnknownVersion, UnknownModel)) and isinstance(entry, Entry):
-            self._pop()
+        elif gone and isinstance(entry, Entry):
             deleted = isinstance(error, (VersionDeleted, UnknownModel))  # With its model, that is.
-            gone = (VersionDeleted if deleted else VersionEvicted)(model_id=self._source.model_id, number=entry.version.number)
-            gone.__cause__ = error
-            self._answer(gone)
+            told = (VersionDeleted if deleted else VersionEvicted)(model_id=self._source.model_id, number=entry.version.number)
+            told.__cause__ = error
+            self._answer(told)
         else:
-            self._answer(error)  # Nothing is known to be gone: the same version is next again.
+            self._answer(error)
 
     def _answer(self, value: Snapshot | BaseException) -> None:
-        asked, self._asked = self._asked, None
+        with self._lock:
+            asked, self._asked = self._asked, None
         if asked is None:
             return
         if isinstance(value, Snapshot):
@@ -151,4 +188,7 @@ class Listing:
             futures.fail(asked, value)
 
     def fail(self, error: BroadcasterError) -> None:
+        """Nothing comes any more, and nobody gets what has come."""
+        with self._lock:
+            self._ended = error
         self._answer(error)

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import threading
-from concurrent.futures import Future
 from typing import NamedTuple
 
 from broadcaster.protocol.errors import AccessDenied, BroadcasterError, RequestTimeout
 from clients._driver import futures
+from clients._driver.futures import Awaited
 from clients.snapshot import Snapshot
 
 
 class Waiter(NamedTuple):
-    future: Future[Snapshot]
+    future: Awaited[Snapshot]
     newer_than: int
     until: float | None
     timeout: float | None

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import threading
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from typing import Any
 
 import pytest
 
 from broadcaster.protocol.errors import (
     BroadcasterError,
+    Closed,
     RequestTimeout,
     UnknownModel,
     UnknownVersion,
@@ -66,7 +70,8 @@ class Shelf:
 
 def take(listing: Listing) -> Future[int]:
     future: Future[Snapshot] = futures.new()
-    listing.take(future)
+    if listing.take(future):
+        listing.serve()
     return future  # type: ignore[return-value]
 
 
@@ -240,3 +245,63 @@ def test_what_is_at_hand_or_came_inside_its_event_needs_no_lease() -> None:
     listing.add(version(1), None, lease(1))
     listing.add(version(2), b"abc", lease(2))
     assert [number(take(listing)) for _ in range(2)] == [1, 2] and shelf.tried == []
+
+
+def test_what_came_inside_its_event_and_what_is_awaited_need_no_other_thread() -> None:
+    shelf = Shelf()
+    listing = Listing(shelf)
+    listing.add(version(1), b"abc")
+    first: futures.Promise[Snapshot] = futures.Promise()
+    assert not listing.take(first) and first.outcome().version.number == 1
+    waiting: futures.Promise[Snapshot] = futures.Promise()
+    assert not listing.take(waiting) and not waiting.done()
+    listing.add(version(2), None)
+    listing.serve()
+    assert waiting.outcome().version.number == 2 and shelf.fetched == [2]
+    listing.add(version(3), None, lease(3))
+    assert listing.take(futures.Promise()), "only the I/O thread may take a lease"
+
+
+def test_after_the_end_nobody_waits() -> None:
+    listing = Listing(Shelf())
+    listing.add(version(1), b"abc")
+    waiting = [take(listing) for _ in range(2)][1]
+    listing.fail(Closed(what="the subscriber"))
+    for future in (waiting, take(listing)):
+        with pytest.raises(Closed):
+            future.result(0)
+
+
+class Slow(deque[Any]):
+    """Tells whoever wants to know each time that somebody looks whether there is anything in it."""
+
+    looked: Callable[[], None]
+
+    def __len__(self) -> int:
+        count = super().__len__()
+        self.looked()
+        return count
+
+
+def test_what_comes_while_a_reader_finds_nothing_is_not_left_lying() -> None:
+    listing = Listing(Shelf())
+    entries = Slow()
+    entries.looked = lambda: None
+    listing._entries = entries
+
+    def come() -> None:
+        listing.add(version(1), b"abc")
+        listing.serve()
+
+    io = threading.Thread(target=come)
+
+    def once() -> None:
+        entries.looked = lambda: None
+        io.start()
+        io.join(0.2)  # It would be through by then, if it could.
+
+    entries.looked = once
+    promise: futures.Promise[Snapshot] = futures.Promise()
+    assert not listing.take(promise)
+    io.join()
+    assert promise.over and promise.outcome().version.number == 1
