@@ -17,7 +17,7 @@ from benchmarks.usage import Cpu, Sampler, cpu_of, private_apart, slope
 
 RATE, SECONDS, SIZE, ACTORS = 200, 30, 1 << 10, 16
 FLOOD_SIZE, FLOOD_ACTORS, FLOOD_SECONDS = 4 << 10, 4, 5
-FILL = 17_000
+FILL, FILL_POLICY = 17_000, 1_200
 FLAT = 1 << 20
 """Bytes of growth over the whole run that may be the allocator's."""
 LATE = 60.0
@@ -26,13 +26,18 @@ LATE = 60.0
 
 def fill(broadcaster: Broadcaster) -> int:
     """Publishes until every table that forgets its oldest has something to forget. Returns how many versions there were."""
+    return sum(_fill(broadcaster, model, least) for model, least in (("filling", FILL), ("policy", FILL_POLICY)))
+
+
+def _fill(broadcaster: Broadcaster, model: str, least: int) -> int:
     count = 0
     with Group() as group:
-        learner = group.start("benchmarks.learner", broadcaster.url, "filling", "--remote")
+        learner = group.start("benchmarks.learner", broadcaster.url, model, "--remote")
         learner.up()
-        while count < FILL:
+        while count < least:
             count += int(learner.ask(do="flood", size=SIZE, seconds=1)["count"]) + 1
-    return count
+        learner.ask(do="probe", size=SIZE)  # Actors begin with the newest, and the last of a flood would end them.
+    return count + 1
 
 
 def paced(*, quick: bool) -> None:

@@ -441,7 +441,7 @@ def test_pins_of_transient_versions_have_a_limit_and_those_of_archived_ones_none
     assert made.set_pinned(made.find(KEY, 6), pinned=True).pinned
     made.replace(made.find(KEY, 1), archived=True)
     assert made.find(KEY, 1).info.pinned and made.held_bytes == 40, "the disk holds it now"
-    monkeypatch.setattr("broadcaster.catalog.PINS", 4)
+    monkeypatch.setattr("broadcaster.catalog.catalog.PINS", 4)
     with pytest.raises(PinsExceeded):
         made.set_pinned(made.find(KEY, 7), pinned=True)
 

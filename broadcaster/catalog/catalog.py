@@ -7,12 +7,12 @@ more when more versions are kept or more models are known.
 
 from __future__ import annotations
 
-import heapq
 from bisect import bisect_left, bisect_right, insort
 from collections import OrderedDict, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
+from broadcaster.catalog.eviction import Entry, EvictionQueue
 from broadcaster.protocol.errors import (
     AlreadyExists,
     BudgetExceeded,
@@ -115,8 +115,8 @@ class Catalog:
         self._ended: dict[Key, int] = {}
         """The last number of each model that was deleted and not made again."""
         self._places = 0
-        self._evictable: list[tuple[int, Key, int]] = []
-        """Heap of (place, key, number) of resident versions that were superseded. Entries may be stale."""
+        self._evictable = EvictionQueue()
+        """Resident versions that were superseded."""
 
     # --- models ----------------------------------------------------------------------------------------------------
 
@@ -240,7 +240,7 @@ class Catalog:
         if before is not None and before.resident:
             self.newest_bytes -= before.charge
             self.pinned_bytes += before.charge if before.pins else 0
-            heapq.heappush(self._evictable, (before.place, key, before.info.number))
+            self._evictable.push(before.place, key, before.info.number)
         over = self._over(line, line.resident, self.retention.keep)
         over += self._over(line, line.large, self.retention.keep_large)
         return kept, over + self.expired(now)
@@ -475,9 +475,9 @@ class Catalog:
                 budget=budget,
             )
         over: list[Kept] = []
-        held: list[tuple[int, Key, int]] = []
+        held: list[Entry] = []
         while self._evictable and self.resident_bytes + in_flight + pinned + size > budget:
-            entry = heapq.heappop(self._evictable)
+            entry = self._evictable.pop()
             kept = self._superseded(entry)
             if kept is not None and kept.pins:
                 held.append(entry)
@@ -485,26 +485,26 @@ class Catalog:
                 self._leave(self._lines[entry[1]], kept)
                 over.append(kept)
         for entry in held:
-            heapq.heappush(self._evictable, entry)
+            self._evictable.push(*entry)
         return over
 
     def expired(self, now: float) -> list[Kept]:
         """The versions whose time in memory is over."""
         over: list[Kept] = []
-        held: list[tuple[int, Key, int]] = []
+        held: list[Entry] = []
         while self._evictable:
-            entry = self._evictable[0]
+            entry = self._evictable.first()
             kept = self._superseded(entry)
             if kept is not None and now - kept.committed < self.retention.expiry:
                 break
-            heapq.heappop(self._evictable)
+            self._evictable.pop()
             if kept is not None and kept.pins:
                 held.append(entry)
             elif kept is not None:
                 self._leave(self._lines[entry[1]], kept)
                 over.append(kept)
         for entry in held:
-            heapq.heappush(self._evictable, entry)
+            self._evictable.push(*entry)
         return over
 
     def pin(self, kept: Kept) -> None:
@@ -566,7 +566,7 @@ class Catalog:
             line.large = OrderedDict.fromkeys(sorted([*line.large, number]))
         if kept.passed_over:
             kept.passed_over = False
-            heapq.heappush(self._evictable, (kept.place, key, number))
+            self._evictable.push(kept.place, key, number)
 
     # --- inside ----------------------------------------------------------------------------------------------------
 
@@ -593,7 +593,7 @@ class Catalog:
         self.lost_count -= number in line.lost
         line.lost -= {number}
 
-    def _superseded(self, entry: tuple[int, Key, int]) -> Kept | None:
+    def _superseded(self, entry: Entry) -> Kept | None:
         """The version of a heap entry if it is still resident and not (again) its model's newest."""
         _, key, number = entry
         line = self._lines.get(key)
@@ -622,6 +622,7 @@ class Catalog:
     def _leave(self, line: _Line, kept: Kept) -> None:
         """Out of memory; out of the catalog too unless it is archived."""
         number = kept.info.number
+        self._evictable.discard(kept.place)
         self.resident_bytes -= kept.charge
         kept.charge = 0
         line.resident.pop(number, None)
@@ -631,6 +632,7 @@ class Catalog:
 
     def _forget(self, line: _Line, kept: Kept) -> None:
         """Out of memory and of the catalog, whatever it is."""
+        self._evictable.discard(kept.place)
         if kept.resident:
             newest = bool(line.numbers) and line.numbers[-1] == kept.info.number
             self.newest_bytes -= kept.charge if newest else 0
