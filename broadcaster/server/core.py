@@ -35,6 +35,7 @@ from broadcaster.server.door import Door, KeyWatch
 from broadcaster.server.loop import Loop
 from broadcaster.server.requests import Requests
 from broadcaster.server.upkeep import gauges, look_after
+from broadcaster.server.watchdog import Watchdog
 from broadcaster.slots import SlotPool, file_system_of, is_memory, open_slot_directory, sweep_abandoned
 from broadcaster.stats import Stats
 from broadcaster.store.archive import Archive
@@ -274,7 +275,8 @@ class Core:
 
     def run(self) -> None:
         """Serves until `loop.stop()`; then stops taking work and gives numbers back that were never used."""
-        self.loop.run()
+        with Watchdog(lambda: self.loop.turns, lambda: self.loop.stopping):
+            self.loop.run()
         for worker in (self._rooms.readers, self._rooms.reserver, self._rooms.writer):
             worker.close()
         self._broker.close()

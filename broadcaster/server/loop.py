@@ -88,6 +88,8 @@ class Loop:
         self._catching_up = 0.0
         """Until when what is read may still be from before that."""
         self._longest, self._longest_before, self._longest_until = 0.0, 0.0, clock() + _LONG
+        self.turns = 0
+        """How many were begun."""
 
     def attach(self, broker: Broker, requests: Requests, answers: Answers) -> None:
         """The broker and this loop know each other: it is made first, and told then."""
@@ -148,6 +150,11 @@ class Loop:
         self._stopping = True
         self._wake_up()
 
+    @property
+    def stopping(self) -> bool:
+        """Whether the turn that is under way is the last."""
+        return self._stopping
+
     def run(self) -> None:
         """Serves until `stop`."""
         poller = zmq.Poller()
@@ -160,6 +167,7 @@ class Loop:
             poller.register(self._door.socket, zmq.POLLIN)
         tick = self._came = self._looked = self._clock()  # What came before had nobody to wait for.
         while not self._stopping:
+            self.turns += 1
             now = self._clock()
             if now >= tick:
                 tick = now + _TICK
@@ -217,8 +225,9 @@ class Loop:
         return self._came + budget / 1000 if type(budget) is int else float("inf")
 
     def _drain(self, socket: zmq.Socket[bytes], turn: Callable[[Frames], None]) -> None:
+        ask = socket is not self._channels.push  # Where libzmq looks at all topics when a subscriber goes.
         for _ in range(_TURN):
-            frames = receive(socket)
+            frames = receive(socket, ask=ask)
             if frames is None:
                 return
             turn(frames)
