@@ -24,7 +24,7 @@ from benchmarks.result import Result, Spread
 from broadcaster.security import KeyDirectory
 
 FEW, MANY = 1, 4
-TURNS, ROUNDS = 3, 8
+TURNS, ROUNDS = 2, 6
 SMALL, MORE = 4 << 10, 25
 """Bytes of a small version, and how many times more of them there are."""
 

@@ -40,9 +40,9 @@ OURS, LIMIT, ALONE = "ours", "one memcpy", "the same to 1 actor"
 READER = "maps the slot; the broadcaster has verified it for the host"
 WARM_UP, WARM_UP_PEER = 14, 2
 """Rounds that do not count: more than there are slots, so that all memory has been written before; peers keep two buffers."""
-SECONDS, LEAST, MOST = 0.7, 3, 100
+SECONDS, LEAST, MOST = 0.5, 3, 60
 """Seconds that one arm may take for the counted rounds of a case, and how many these are."""
-LEAST_OURS = 20
+LEAST_OURS = 15
 MAPPING = {"ray", "file"}
 """Peers whose readers have no memory of their own."""
 

@@ -44,16 +44,13 @@ class Chromium:
         commands, self._to = os.pipe()
         self._from, answers = os.pipe()
 
-        def wire() -> None:  # The protocol is spoken over descriptors 3 and 4, which the pipes may already be.
-            inherited = os.dup(commands), os.dup(answers)
-            os.dup2(inherited[0], 3)
-            os.dup2(inherited[1], 4)
-            for descriptor in inherited:
-                if descriptor > 4:
-                    os.close(descriptor)
-
+        # The protocol is spoken over descriptors 3 and 4. A shell makes them those: code of ours between fork and exec would run
+        # beside whatever threads this process has. `commands` came first, so what is given away first is needed no more.
+        assert commands < answers and answers > 3
+        wire = ["sh", "-c", f'exec "$@" 3<&{commands} 4>&{answers}', "sh"]
         self._process = subprocess.Popen(
             [
+                *wire,
                 path,
                 "--headless",
                 "--no-sandbox",
@@ -70,8 +67,7 @@ class Chromium:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            close_fds=False,
-            preexec_fn=wire,
+            pass_fds=(commands, answers),
             start_new_session=True,
         )
         os.close(commands)

@@ -245,7 +245,7 @@ STAY = {
     "directory-unusable": "at the start",
 }
 """Codes that never travel, and why."""
-ROOMS = ("broker", "registry.py", "catalog.py", "eventlog.py", "numbers.py", "slots", "server", "store", "protocol")
+ROOMS = ("broker", "registry.py", "catalog", "eventlog.py", "numbers.py", "slots", "server", "store", "protocol")
 
 
 def made_in(path: Path) -> set[type[BroadcasterError]]:
