@@ -17,6 +17,7 @@ import select
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -44,13 +45,13 @@ class Chromium:
         commands, self._to = os.pipe()
         self._from, answers = os.pipe()
 
-        # The protocol is spoken over descriptors 3 and 4. A shell makes them those: code of ours between fork and exec would run
-        # beside whatever threads this process has. `commands` came first, so what is given away first is needed no more.
-        assert commands < answers and answers > 3
-        wire = ["sh", "-c", f'exec "$@" 3<&{commands} 4>&{answers}', "sh"]
+        # The protocol is spoken over descriptors 3 and 4. Another interpreter makes them those: code between fork and exec
+        # would run beside whatever threads this process has. `commands` came first, so nothing is overwritten that is needed.
+        assert 3 <= commands < answers
+        wire = "import os, sys; os.dup2(int(sys.argv[1]), 3); os.dup2(int(sys.argv[2]), 4); os.execvp(sys.argv[3], sys.argv[3:])"
         self._process = subprocess.Popen(
             [
-                *wire,
+                *(sys.executable, "-Sc", wire, str(commands), str(answers)),
                 path,
                 "--headless",
                 "--no-sandbox",
