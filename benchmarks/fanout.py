@@ -20,7 +20,7 @@ CASES = [(size * MIB, actors) for size in (1, 16, 64) for actors in (1, 4, 16)]
 QUICK = [(MIB, 1), (16 * MIB, 4), (64 * MIB, 16)]
 WARM_UP = 12
 """Rounds that do not count: more than there are slots, so that all memory has been written before."""
-ROUNDS = {1: 100, 16: 20, 64: 15}
+ROUNDS = {1: 80, 16: 15, 64: 11}
 """Counted rounds by MiB."""
 LARGE, BEST, GOOD = 64 * MIB, 1.25, 1.4
 

@@ -27,12 +27,12 @@ PEERS: dict[str, ModuleType] = {
     "grpc": grpc_stream,
     "file": file_replace,
 }
-SMALL, LARGE = 4 << 10, 64 * MIB
+SMALL, LARGE, HUGE = 4 << 10, 64 * MIB, 256 * MIB
 SIZES = {
-    1: (SMALL, 64 << 10, MIB, 16 * MIB, LARGE, 256 * MIB),
-    4: (SMALL, 64 << 10, MIB, 16 * MIB, LARGE, 256 * MIB),
-    16: (SMALL, 64 << 10, MIB, 16 * MIB, LARGE, 256 * MIB),
-    64: (SMALL, 64 << 10, MIB, LARGE),
+    1: (SMALL, MIB, 16 * MIB, LARGE, HUGE),
+    4: (SMALL, 64 << 10, MIB, 16 * MIB, LARGE, HUGE),
+    16: (SMALL, MIB, 16 * MIB, LARGE, HUGE),
+    64: (SMALL, MIB, LARGE),
 }
 QUICK = {4: (SMALL, LARGE), 16: (LARGE,)}
 """All peers in the first, none in the second."""
@@ -40,7 +40,7 @@ OURS, LIMIT, ALONE = "ours", "one memcpy", "the same to 1 actor"
 READER = "maps the slot; the broadcaster has verified it for the host"
 WARM_UP, WARM_UP_PEER = 14, 2
 """Rounds that do not count: more than there are slots, so that all memory has been written before; peers keep two buffers."""
-SECONDS, LEAST, MOST = 0.5, 3, 60
+SECONDS, LEAST, MOST = 0.4, 3, 60
 """Seconds that one arm may take for the counted rounds of a case, and how many these are."""
 LEAST_OURS = 15
 MAPPING = {"ray", "file"}
@@ -51,7 +51,7 @@ def left_out(name: str, size: int, actors: int) -> str:
     """Why a peer has no part in a case; empty when it has."""
     if actors >= 64 and name in ("ray", "gloo"):
         return "one interpreter with its library for each of 64 actors takes most of the memory and minutes to start"
-    if name in PEERS and name not in MAPPING and size * actors > 1280 * MIB:
+    if name in PEERS and name not in MAPPING and (size * actors > 16 * LARGE or (size == HUGE and actors > 1)):
         return "each reader has buffers of its own: together they take many GiB, and a round takes seconds"
     return ""
 

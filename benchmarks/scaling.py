@@ -27,7 +27,7 @@ TINY, FOLLOWING, MOST = 64, 4, 1.1
 FILL = 240.0
 """Seconds that filling may take."""
 WARM_UP = 14
-ROUNDS = {SMALL: 40, MEDIUM: 70, LARGE: 12}
+ROUNDS = {SMALL: 30, MEDIUM: 80, LARGE: 9}
 
 
 def _rounds(arms: list[Arm], size: int, rounds: int) -> None:
