@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right, insort
 from collections import OrderedDict, defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from broadcaster.catalog.eviction import Entry, EvictionQueue
@@ -474,38 +474,11 @@ class Catalog:
                 pinned=self.pinned_bytes + pinned,
                 budget=budget,
             )
-        over: list[Kept] = []
-        held: list[Entry] = []
-        while self._evictable and self.resident_bytes + in_flight + pinned + size > budget:
-            entry = self._evictable.pop()
-            kept = self._superseded(entry)
-            if kept is not None and kept.pins:
-                held.append(entry)
-            elif kept is not None:
-                self._leave(self._lines[entry[1]], kept)
-                over.append(kept)
-        for entry in held:
-            self._evictable.push(*entry)
-        return over
+        return self._leave_while(lambda _: self.resident_bytes + in_flight + pinned + size > budget)
 
     def expired(self, now: float) -> list[Kept]:
         """The versions whose time in memory is over."""
-        over: list[Kept] = []
-        held: list[Entry] = []
-        while self._evictable:
-            entry = self._evictable.first()
-            kept = self._superseded(entry)
-            if kept is not None and now - kept.committed < self.retention.expiry:
-                break
-            self._evictable.pop()
-            if kept is not None and kept.pins:
-                held.append(entry)
-            elif kept is not None:
-                self._leave(self._lines[entry[1]], kept)
-                over.append(kept)
-        for entry in held:
-            self._evictable.push(*entry)
-        return over
+        return self._leave_while(lambda kept: now - kept.committed >= self.retention.expiry)
 
     def pin(self, kept: Kept) -> None:
         """Keeps a resident version in memory until `unpin`."""
@@ -604,6 +577,25 @@ class Catalog:
             kept.passed_over = True
             return None
         return kept
+
+    def _leave_while(self, goes: Callable[[Kept], bool]) -> list[Kept]:
+        """The oldest superseded versions, out of memory, up to the first that does not go. Pinned ones stay where they are."""
+        over: list[Kept] = []
+        held: list[Entry] = []
+        while self._evictable:
+            entry = self._evictable.first()
+            kept = self._superseded(entry)
+            if kept is not None and not goes(kept):
+                break
+            self._evictable.pop()
+            if kept is not None and kept.pins:
+                held.append(entry)
+            elif kept is not None:
+                self._leave(self._lines[entry[1]], kept)
+                over.append(kept)
+        for entry in held:
+            self._evictable.push(*entry)
+        return over
 
     def _over(self, line: _Line, numbers: OrderedDict[int, None], keep: int) -> list[Kept]:
         """The oldest of these that are more than `keep`: out of memory."""

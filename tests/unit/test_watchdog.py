@@ -5,10 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 
-import pytest
-
-from broadcaster.server import watchdog as module
 from broadcaster.server.watchdog import CODE, LOOK, STUCK, STUCK_ENDING, Watchdog
+from tests.broadcaster_process import ROOT
 
 LOOKS = int(STUCK / LOOK)
 
@@ -43,21 +41,33 @@ def test_one_turn_now_and_then_is_enough() -> None:
         assert not dog.stuck()
 
 
-@pytest.mark.parametrize("turns", [True, False])
-def test_the_process_of_a_stuck_loop_ends_and_says_where_it_was(turns: bool) -> None:
-    script = f"""
-import itertools, logging, time
+def ended(script: str) -> subprocess.CompletedProcess[str]:
+    """How a process ended in which a watchdog looks often, and `looks` were made so far."""
+    before = """
+import itertools, logging, threading, time
 from broadcaster.server import watchdog
 logging.basicConfig()
 watchdog.LOOK, watchdog.STUCK = 0.01, 0.2
-count = itertools.count()
-with watchdog.Watchdog(lambda: next(count) if {turns} else 0, lambda: False):
-    time.sleep(0.5 if {turns} else 30)
+looks = itertools.count()
 """
-    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=30)
-    if turns:
-        assert (ended.returncode, ended.stderr) == (0, "")
-    else:
-        assert ended.returncode == CODE
-        assert "makes no turn any more" in ended.stderr and "<string>" in ended.stderr
-    assert module.LOOK == LOOK
+    return subprocess.run([sys.executable, "-c", before + script], capture_output=True, text=True, timeout=30)
+
+
+def test_the_process_of_a_stuck_loop_ends_and_says_where_it_was() -> None:
+    found = ended("with watchdog.Watchdog(lambda: 0, lambda: False): threading.Event().wait()")
+    assert found.returncode == CODE
+    assert "makes no turn any more" in found.stderr and "<string>" in found.stderr
+
+
+def test_a_process_whose_loop_makes_turns_goes_on() -> None:
+    found = ended("""
+with watchdog.Watchdog(lambda: next(looks), lambda: False):
+    while next(looks) < 200:
+        time.sleep(watchdog.LOOK)
+""")
+    assert (found.returncode, found.stderr) == (0, "")
+
+
+def test_the_operators_are_told_the_same() -> None:
+    said = (ROOT / "docs" / "operations.md").read_text()
+    assert f"for {STUCK:.0f} s ends by itself with exit code {CODE}" in said
