@@ -28,6 +28,12 @@ SHUNNED = 5.0
 """Seconds in which hardly anybody gets in from an address of which a connection was cut."""
 HARDLY = 10.0
 """New connections a second from there."""
+FLEETING = 2.0
+"""Seconds: whoever leaves the push port sooner came for nothing. libzmq goes through all topics each time a subscriber leaves."""
+FLEETING_BURST = 40
+"""So many of them at once, from one address."""
+FLEETING_RATE = 8.0
+"""So many a second, after that."""
 STRANGER = 4096
 """Bytes that somebody may have sent whose handshake is not over: one takes less than 1,000."""
 LOOK = 0.25
@@ -78,6 +84,10 @@ class Connections:
         self._young: list[Line] = []
         """Those who have not shown a key yet, where that is needed."""
         self._pace = _Pace(clock())
+        self._subscribed: dict[int, float] = {}
+        """When those on the push port came, by descriptor."""
+        self._fleeting: dict[str, _Pace] = {}
+        """By address, those who soon left it again."""
         self._shunned: dict[str, tuple[float, _Pace]] = {}
         """By address, until when, and how fast it may come meanwhile."""
         self._left = 0
@@ -91,7 +101,7 @@ class Connections:
         """What each had sent when memory began to grow."""
         self._growth = Growth()
         self._sockets = list(sockets.values())
-        self._monitors = [_monitor(context, name, socket) for name, socket in sockets.items()]
+        self._monitors = {_monitor(context, name, socket): name for name, socket in sockets.items()}
         self._thread = threading.Thread(target=self._run, name="connections", daemon=True)
         self._thread.start()
 
@@ -116,6 +126,10 @@ class Connections:
     def left_behind(self, subscriptions: int) -> None:
         """So many that libzmq kept have gone. Safe from any thread."""
         self._left += subscriptions // 16
+
+    def excuse(self) -> None:
+        """Those that are here will end, and not because they want to. Safe from any thread."""
+        self._subscribed.clear()
 
     def cut(self, descriptor: int, address: str, why: str) -> None:
         """Ends the connection that had this descriptor and came from there, for it did what nobody may; it may have gone by now.
@@ -147,7 +161,7 @@ class Connections:
             event, value = _EVENT.unpack(monitor.recv_multipart()[0])
             self._heard = self._clock()
             if event == _ACCEPTED:
-                self._accepted(value)
+                self._accepted(value, self._monitors[monitor])
             elif event == _ENDED:
                 self._ended(value)
             elif event == _CLOSED:
@@ -156,7 +170,7 @@ class Connections:
                 return 1
         return 0
 
-    def _accepted(self, descriptor: int) -> None:
+    def _accepted(self, descriptor: int, channel: str) -> None:
         if descriptor in self._known:  # One that went without a word.
             self._ended(descriptor)
         line = line_of(descriptor)
@@ -170,6 +184,8 @@ class Connections:
             return
         self._known[descriptor] = line
         if line.address:
+            if channel == "push":
+                self._subscribed[descriptor] = self._clock()
             self._over_tcp += 1
             self._addresses[line.address] += 1
             if self._proven:
@@ -178,12 +194,21 @@ class Connections:
     def _ended(self, descriptor: int) -> None:
         self._left += 1
         self._gone(descriptor)
-        line = self._known.pop(descriptor, None)
+        line, came = self._known.pop(descriptor, None), self._subscribed.pop(descriptor, None)
         if line is not None and line.address:
+            if came is not None and (now := self._clock()) < came + FLEETING:
+                self._fled(line, now)
             self._over_tcp -= 1
             self._addresses[line.address] -= 1
             if not self._addresses[line.address]:
                 del self._addresses[line.address]
+
+    def _fled(self, line: Line, now: float) -> None:
+        """A subscriber left as soon as it had come. Where many do, hardly anybody gets in from there for a while."""
+        pace = self._fleeting.setdefault(line.address, _Pace(now))
+        if not pace.allows(now, FLEETING_RATE, FLEETING_BURST):
+            self._shun(line.address, now)
+            self._say("hardly anybody gets in: %s", "subscribers from there leave as soon as they have come", line)
 
     def _no_room(self, line: Line, now: float) -> str:
         """Why there is none for one more; empty when there is."""
@@ -193,7 +218,7 @@ class Connections:
             return "there are too many from this address already"
         shunned = self._shunned.get(line.address)
         if shunned is not None and now < shunned[0] and not shunned[1].allows(now, HARDLY, HARDLY):
-            return "others from this address were cut"
+            return "others from this address were cut, or left as soon as they had come"
         return "" if self._pace.allows(now, RATE, BURST) else f"more than {RATE:.0f} new ones a second"
 
     def _cut(self, line: Line, why: str) -> None:
@@ -201,10 +226,12 @@ class Connections:
         self._left += _CROWD
         line.cut()
         if line.address:
-            now = self._clock()
-            _, pace = self._shunned.get(line.address, (0.0, None))
-            self._shunned[line.address] = now + SHUNNED, pace or _Pace(now, 0.0)
+            self._shun(line.address, self._clock())
         self._say("a connection was cut: %s", why, line)
+
+    def _shun(self, address: str, now: float) -> None:
+        _, pace = self._shunned.get(address, (0.0, None))
+        self._shunned[address] = now + SHUNNED, pace or _Pace(now, 0.0)
 
     # --- a look around -----------------------------------------------------------------------------------------------
 
@@ -218,6 +245,8 @@ class Connections:
         self._look_at_memory(now)
         for address in [address for address, (until, _) in list(self._shunned.items()) if until <= now]:
             del self._shunned[address]
+        for address in [address for address, pace in self._fleeting.items() if pace.is_full(now, FLEETING_RATE, FLEETING_BURST)]:
+            del self._fleeting[address]
         self._give_back(now)
 
     def _give_back(self, now: float) -> None:
@@ -272,6 +301,10 @@ class _Pace:
 
     def __init__(self, now: float, left: float = float("inf")) -> None:
         self._left, self._at = left, now
+
+    def is_full(self, now: float, rate: float, burst: float) -> bool:
+        """Whether as many are left as there ever are: it might as well be a new one."""
+        return self._left + (now - self._at) * rate >= burst
 
     def allows(self, now: float, rate: float, burst: float) -> bool:
         self._left = min(burst, self._left + (now - self._at) * rate)

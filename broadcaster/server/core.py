@@ -254,6 +254,7 @@ class Core:
         less = self._door.guard.change(book)
         log.info("keys read again keys=%d cut=%s", len(book.keys), "all" if less else "none")
         if less:
+            self._connections.excuse()
             self._channels.cut_connections()
 
     @property

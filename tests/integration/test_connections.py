@@ -81,6 +81,7 @@ def test_new_connections_have_a_pace(tmp_path: Path, lines: contextlib.ExitStack
     monkeypatch.setattr(connections, "BURST", 10)
     monkeypatch.setattr(connections, "RATE", 20.0)
     with serving(tmp_path) as (core, peer):
+        wait_until(lambda: peer.stats()["connections"] == OURS, "we are in before the crowd")
         for _ in range(100):
             lines.enter_context(socket.create_connection(where(core, "data")))
         wait_until(lambda: peer.stats()["connections_refused"] >= 50, "most of them are refused")
@@ -91,6 +92,43 @@ def test_new_connections_have_a_pace(tmp_path: Path, lines: contextlib.ExitStack
             return False
 
         wait_until(gets_in, "whoever comes again gets in")
+
+
+def test_subscribers_that_leave_at_once_are_held_off_and_those_that_stay_are_not(
+    tmp_path: Path, lines: contextlib.ExitStack
+) -> None:
+    with serving(tmp_path) as (core, peer):
+        wait_until(lambda: peer.stats()["connections"] == OURS, "we are in")
+        stays = lines.enter_context(socket.create_connection(where(core, "push")))
+        for _ in range(10):  # Nobody minds so few, nor those of other channels.
+            socket.create_connection(where(core, "push")).close()
+        for _ in range(100):
+            socket.create_connection(where(core, "data")).close()
+        wait_until(lambda: peer.stats()["connections"] == OURS + 1, "they have gone")
+        assert peer.stats()["connections_refused"] == 0
+
+        def comes_and_goes() -> bool:
+            socket.create_connection(where(core, "push")).close()
+            return peer.stats()["connections_refused"] >= 20
+
+        wait_until(comes_and_goes, "hardly anybody gets in")
+        assert not is_cut(stays)
+        assert peer.stats()["connections_cut"] == 0
+        with BarePeer({name: f"ipc://{core.slot_directory}/{name}.sock" for name in ("upload", "data")}) as near:
+            assert near.stats()["connections"], "who comes by ipc has room"
+
+
+def test_who_is_cut_for_a_change_of_keys_has_not_left(tmp_path: Path, lines: contextlib.ExitStack) -> None:
+    with serving(tmp_path) as (core, peer):
+        crowd = [socket.create_connection(where(core, "push")) for _ in range(2 * connections.FLEETING_BURST)]
+        wait_until(lambda: peer.stats()["connections"] == OURS + len(crowd), "all are counted")
+        core._connections.excuse()
+        for one in crowd:
+            one.close()
+        wait_until(lambda: peer.stats()["connections"] == OURS, "all have gone")
+        again = [lines.enter_context(socket.create_connection(where(core, "push"))) for _ in range(len(crowd))]
+        wait_until(lambda: peer.stats()["connections"] == OURS + len(again), "all are back")
+        assert peer.stats()["connections_refused"] == 0
 
 
 def test_a_connection_that_subscribes_without_end_is_cut_and_others_keep_theirs(
