@@ -164,6 +164,14 @@ class Hostile:
                     for _ in range(8):
                         line.sendall(part[: MIB // 2 if mechanism == b"CURVE" else None])
 
+    def nobody(self) -> None:
+        """No attack: as busy as one, with something else. The address named `busy` is the share of the time."""
+        each = float(self._addresses["busy"]) / PACE
+        for _ in self.turns():
+            until = time.thread_time() + each
+            while time.thread_time() < until:
+                pass
+
     def silence(self) -> None:
         """Connections that say nothing at all, or half of a greeting, and stay."""
         resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
@@ -200,6 +208,7 @@ ATTACKS: dict[str, Callable[[Hostile], None]] = {
     "multipart": Hostile.multipart,
     "silence": Hostile.silence,
     "handshakes": Hostile.handshakes,
+    "nobody": Hostile.nobody,
 }
 
 

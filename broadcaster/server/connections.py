@@ -3,6 +3,8 @@ let in, is cut off. On a thread of its own, which sleeps while nobody comes or g
 
 from __future__ import annotations
 
+import heapq
+import itertools
 import logging
 import struct
 import threading
@@ -37,10 +39,14 @@ FLEETING_RATE = 8.0
 STRANGER = 4096
 """Bytes that somebody may have sent whose handshake is not over: one takes less than 1,000."""
 LOOK = 0.25
-"""Seconds between two looks at those who came lately, and at the memory."""
+"""Seconds between two looks at the memory, and at most between two at somebody who came lately."""
+SOON = 0.01
+"""Seconds until the first look at somebody; each next one takes twice as long to come."""
 
 _UNPROVEN = 250
 """Bytes that somebody has of us before we know its key: a greeting and a welcome are 234."""
+_A_FEW = 8
+"""Of those who are looked at in a row: 15 us each."""
 _QUIET = 1.0
 """Seconds in which nobody comes or goes, after which what a crowd left behind is given back."""
 _CROWD = 256
@@ -81,8 +87,9 @@ class Connections:
         """By descriptor."""
         self._addresses: Counter[str] = Counter()
         self._over_tcp = 0
-        self._young: list[Line] = []
-        """Those who have not shown a key yet, where that is needed."""
+        self._strangers: list[tuple[float, int, float, Line]] = []
+        """Those who have not shown a key yet, where that is needed: when the next look at one is due, and its delay. A heap."""
+        self._turn = itertools.count()
         self._pace = _Pace(clock())
         self._subscribed: dict[int, float] = {}
         """When those on the push port came, by descriptor."""
@@ -147,12 +154,15 @@ class Connections:
             for monitor, _ in poller.poll(self._patience()):
                 open_ones -= self._read(monitor)
             now = self._clock()
+            self._look_at_strangers(now)
             if now >= self._looked + LOOK:
                 self._looked = now
                 self._look(now)
 
     def _patience(self) -> int | None:
         """Milliseconds until there is something to do, whatever comes; None: for ever."""
+        if self._strangers:
+            return max(1, int((min(self._strangers[0][0], self._looked + LOOK) - self._clock()) * 1000))
         return int(LOOK * 1000) if self._known or self._left or self._verify or self._clock() < self._litter_until else None
 
     def _read(self, monitor: zmq.Socket[bytes]) -> int:
@@ -189,7 +199,7 @@ class Connections:
             self._over_tcp += 1
             self._addresses[line.address] += 1
             if self._proven:
-                self._young.append(line)
+                self._meet(line, self._clock(), SOON)
 
     def _ended(self, descriptor: int) -> None:
         self._left += 1
@@ -240,8 +250,6 @@ class Connections:
             self._verify = False
             for line in [line for line in self._known.values() if not line.there]:
                 self._ended(line.descriptor)
-        if self._proven:
-            self._look_at_strangers()
         self._look_at_memory(now)
         for address in [address for address, (until, _) in list(self._shunned.items()) if until <= now]:
             del self._shunned[address]
@@ -257,17 +265,23 @@ class Connections:
             self._given_back = now
             give_back()
 
-    def _look_at_strangers(self) -> None:
-        """Whoever has not shown a key and sends more than a handshake takes fills memory on purpose."""
-        came, self._young = self._young, []
-        for line in came:
+    def _meet(self, stranger: Line, now: float, delay: float) -> None:
+        heapq.heappush(self._strangers, (now + delay, next(self._turn), delay, stranger))
+
+    def _look_at_strangers(self, now: float) -> None:
+        """Whoever has not shown a key and sends more than a handshake takes fills memory on purpose. Of a crowd, a few at a time:
+        whoever waits for the interpreter meanwhile is not to wait long."""
+        for _ in range(_A_FEW):
+            if not self._strangers or self._strangers[0][0] > now:
+                return
+            _, _, delay, line = heapq.heappop(self._strangers)
             acked, received = line.traffic() or (_UNPROVEN + 1, 0)
             if acked > _UNPROVEN:
                 continue  # It has shown its key, or has gone.
             if received > STRANGER:
                 self._cut(line, "it sent more than a handshake takes, without a key")
             else:
-                self._young.append(line)
+                self._meet(line, now, min(2 * delay, LOOK))
 
     def _look_at_memory(self, now: float) -> None:
         """ZeroMQ keeps what it receives until a message is whole and read, however much that is. When memory grows too fast, the

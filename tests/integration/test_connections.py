@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from broadcaster.security import Grant, KeyDirectory
 from broadcaster.server import connections, topics
 from broadcaster.server.core import Core
 from broadcaster.server.manners import IN_A_ROW
+from broadcaster.server.wire import Line
 from tests.bare_peer import BarePeer, wait_until
 from tests.hostile import MIB, answered, frame, greeting, ready
 from tests.integration.cores import serving
@@ -100,6 +102,9 @@ def test_subscribers_that_leave_at_once_are_held_off_and_those_that_stay_are_not
     with serving(tmp_path) as (core, peer):
         wait_until(lambda: peer.stats()["connections"] == OURS, "we are in")
         stays = lines.enter_context(socket.create_connection(where(core, "push")))
+        stays.sendall(greeting(b"NULL"))
+        answered(stays)
+        stays.sendall(ready(b"SUB"))
         for _ in range(10):  # Nobody minds so few, nor those of other channels.
             socket.create_connection(where(core, "push")).close()
         for _ in range(100):
@@ -108,7 +113,9 @@ def test_subscribers_that_leave_at_once_are_held_off_and_those_that_stay_are_not
         assert peer.stats()["connections_refused"] == 0
 
         def comes_and_goes() -> bool:
-            socket.create_connection(where(core, "push")).close()
+            with socket.create_connection(where(core, "push")) as line:
+                line.sendall(greeting(b"NULL"))
+                answered(line)
             return peer.stats()["connections_refused"] >= 20
 
         wait_until(comes_and_goes, "hardly anybody gets in")
@@ -182,6 +189,31 @@ def test_whoever_has_not_shown_a_key_cannot_send_more_than_a_handshake_takes(tmp
             wait_until(lambda line=line: is_cut(line), "it is cut long before its handshake is given up", seconds=3)
         with BarePeer({name: f"ipc://{core.slot_directory}/{name}.sock" for name in ("upload", "data")}) as near:
             assert near.stats()["connections_cut"] == 2
+
+
+def test_a_crowd_that_shows_no_key_is_looked_at_a_few_at_a_time(
+    tmp_path: Path, lines: contextlib.ExitStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever waits for the interpreter meanwhile waits no longer than for those few."""
+    KeyDirectory(tmp_path / "keys").make("admin", Grant("admin", "*", "*"))
+    in_a_turn, seen = [0], Counter[Line]()
+    with serving(tmp_path, keys_dir=tmp_path / "keys") as (core, _):
+        look, traffic = core._connections._look_at_strangers, Line.traffic
+
+        def turn(now: float) -> None:
+            in_a_turn.append(0)
+            look(now)
+
+        def looked_at(line: Line) -> tuple[int, int] | None:
+            in_a_turn[-1] += 1
+            seen[line] += 1
+            return traffic(line)
+
+        monkeypatch.setattr(core._connections, "_look_at_strangers", turn)
+        monkeypatch.setattr(Line, "traffic", looked_at)
+        crowd = [lines.enter_context(socket.create_connection(where(core, "data"))) for _ in range(200)]
+        wait_until(lambda: sum(count >= 3 for count in list(seen.values())) >= len(crowd), "all are looked at, again and again")
+    assert max(in_a_turn) <= connections._A_FEW
 
 
 def test_nobody_is_cut_who_sends_much_as_soon_as_its_key_is_known(tmp_path: Path) -> None:
