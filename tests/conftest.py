@@ -28,6 +28,16 @@ def pytest_configure(config: pytest.Config) -> None:
     capture = config.pluginmanager.getplugin("capturemanager")
     with capture.global_and_fixture_disabled():
         config.stash[_STDERR] = os.dup(2)
+    _heed_signals()
+
+
+def _heed_signals() -> None:
+    """Whoever runs the tests in the background of a shell, or with nohup, has signals ignored that tests send to processes which
+    they start, and those would ignore them as well: what has a handler here has its default in them."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, lambda *_: None)
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

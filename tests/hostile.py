@@ -208,7 +208,6 @@ ATTACKS: dict[str, Callable[[Hostile], None]] = {
     "multipart": Hostile.multipart,
     "silence": Hostile.silence,
     "handshakes": Hostile.handshakes,
-    "nobody": Hostile.nobody,
 }
 
 
@@ -239,4 +238,4 @@ def attacked(name: str, addresses: Mapping[str, str], seconds: float) -> Iterato
 if __name__ == "__main__":
     _, wanted, wanted_seconds, wanted_addresses = sys.argv
     os.nice(10)
-    ATTACKS[wanted](Hostile(json.loads(wanted_addresses), float(wanted_seconds)))
+    (ATTACKS | {"nobody": Hostile.nobody})[wanted](Hostile(json.loads(wanted_addresses), float(wanted_seconds)))
