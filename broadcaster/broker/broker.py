@@ -374,7 +374,7 @@ class Broker:
         whole = self.filling.follow()
         if whole is not None:
             self._verify(whole, now)
-        self.memory.prepare(now, busy=bool(self._uploads.under_way))
+        self.memory.prepare(now, self._uploads.carries)
         self.chunks.settle(now)
         if self.acknowledging.deadline is not None:
             self.acknowledging.settle(now)

@@ -116,12 +116,12 @@ class Memory:
         if size > INLINE:
             self.quiet = self._clock() + QUIET
 
-    def prepare(self, now: float, *, busy: bool) -> None:
-        """It is quiet: unless uploads are under way, a thread that has time makes the slot that the next payload will need."""
+    def prepare(self, now: float, carries: Callable[[], bool]) -> None:
+        """It is quiet: unless uploads carry something, a thread that has time makes the slot that the next payload will need."""
         if self.quiet is None or now < self.quiet:
             return
         self.quiet = None
-        job = None if busy else self._rooms.slots.spare()
+        job = None if carries() else self._rooms.slots.spare()
         if job is None:
             return
 

@@ -129,6 +129,10 @@ class Uploads:
         """How many are more than a slot that was asked for ahead."""
         return sum(not (one.stage is Stage.FILLING and one.assembler.is_idle(now)) for one in self.under_way.values())
 
+    def carries(self) -> bool:
+        """Whether bytes are on their way, or about to be: a slot that its writer has not begun to fill says nothing of when."""
+        return any(one.stage is not Stage.FILLING or not one.assembler.is_untouched for one in self.under_way.values())
+
     def _withdraw_idle(self, now: float) -> bool:
         """Slots that were asked for ahead give way to a payload that is there. Whether there were any."""
         idle = [one for one in self.under_way.values() if one.stage is Stage.FILLING and one.assembler.is_idle(now)]

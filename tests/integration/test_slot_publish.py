@@ -167,6 +167,19 @@ def test_in_the_steady_state_the_learner_faults_no_pages(shared: BroadcasterProc
 # --- the grant that was asked for ahead ---------------------------------------------------------------------------
 
 
+def test_the_next_slot_is_made_while_it_is_quiet_also_where_one_is_granted_ahead(own: BroadcasterProcess, model: str) -> None:
+    with clients.connect(own.url) as client:
+        publisher = client.publisher(model)
+        for _ in range(3):
+            publisher.publish(bytes(6 * MIB))
+
+        def is_ready() -> bool:
+            told = stats(own)
+            return told["memory_uploads"] > 0 and told["slots_free"] > 0
+
+        wait_until(is_ready, "one slot is granted ahead, and one is there for whoever comes after that")
+
+
 def test_a_steady_learner_publishes_in_one_round_trip(shared: BroadcasterProcess, model: str) -> None:
     """Begin is asked behind the done before it: a publication sends what is filled, and the commit."""
     with clients.connect(shared.url) as client:

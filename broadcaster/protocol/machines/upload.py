@@ -278,9 +278,14 @@ class Assembler:
         """Whether `follow` has something to hash."""
         return self.state is AssemblerState.RECEIVING and self.assembly.front < self._mark
 
+    @property
+    def is_untouched(self) -> bool:
+        """Whether nothing came of it yet, nor was said to lie in its slot."""
+        return not self._mark and not self.assembly.front
+
     def is_idle(self, now: float) -> bool:
         """Whether its client has a slot and has not begun to fill it, and not said anything for a moment."""
-        return not self._mark and not self.assembly.front and now - self._progress > MOMENT
+        return self.is_untouched and now - self._progress > MOMENT
 
     def follow(self) -> range:
         """Hashes what the client wrote: whole chunks, at most 4 MiB in one call. Returns the indices of those chunks."""
