@@ -35,7 +35,9 @@ FLEETING = 2.0
 FLEETING_BURST = 40
 """So many of them at once, from one address."""
 FLEETING_RATE = 8.0
-"""So many a second, after that."""
+"""So many a second, after that. More are nobody's harm while the loop goes on: then there are few topics to go through."""
+STALLED = 0.25
+"""Seconds after which it does not."""
 STRANGER = 4096
 """Bytes that somebody may have sent whose handshake is not over: one takes less than 1,000."""
 LOOK = 0.25
@@ -76,12 +78,14 @@ class Connections:
         most: int,
         proven: bool,
         gone: Callable[[int], None],
+        busy_for: Callable[[], float],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.most = most
         self._stats = stats
         self._proven = proven
         self._gone = gone
+        self._busy_for = busy_for
         self._clock = clock
         self._known: dict[int, Line] = {}
         """By descriptor."""
@@ -214,9 +218,10 @@ class Connections:
                 del self._addresses[line.address]
 
     def _fled(self, line: Line, now: float) -> None:
-        """A subscriber left as soon as it had come. Where many do, hardly anybody gets in from there for a while."""
+        """A subscriber left as soon as it had come. Where many do, and nothing else gets done for it, hardly anybody gets in from
+        there for a while."""
         pace = self._fleeting.setdefault(line.address, _Pace(now))
-        if not pace.allows(now, FLEETING_RATE, FLEETING_BURST):
+        if not pace.allows(now, FLEETING_RATE, FLEETING_BURST) and self._busy_for() >= STALLED:
             self._shun(line.address, now)
             self._say("hardly anybody gets in: %s", "subscribers from there leave as soon as they have come", line)
 

@@ -129,6 +129,7 @@ class Core:
             most=_connections(self._options.max_connections),
             proven=self._door is not None,
             gone=self.loop.connection_gone,
+            busy_for=lambda: self.loop.busy_for,
         )
         self.loop.connections = made
         return made

@@ -90,6 +90,8 @@ class Loop:
         self._longest, self._longest_before, self._longest_until = 0.0, 0.0, clock() + _LONG
         self.turns = 0
         """How many were begun."""
+        self._waiting = True
+        """Whether nothing has come for this turn yet."""
 
     def attach(self, broker: Broker, requests: Requests, answers: Answers) -> None:
         """The broker and this loop know each other: it is made first, and told then."""
@@ -143,6 +145,11 @@ class Loop:
         """Seconds that the longest turn of the last 2 to 5 s took: so long did all who asked meanwhile wait."""
         return max(self._longest, self._longest_before)
 
+    @property
+    def busy_for(self) -> float:
+        """Seconds for which what came last has been dealt with; 0 when all of it has. May be read from any thread."""
+        return 0.0 if self._waiting else self._clock() - self._looked
+
     # --- the loop --------------------------------------------------------------------------------------------------
 
     def stop(self) -> None:
@@ -183,8 +190,10 @@ class Loop:
             deadlines = (self._rooms.beacons.deadline, self._broker.deadline)
             due = min([tick, *(deadline for deadline in deadlines if deadline is not None)])
             began = self._clock()
+            self._waiting = True
             ready = dict(poller.poll(max(0, int((due - began) * 1000) + 1)))
             self._note_delay(began, due)
+            self._waiting = False
             if self._door is not None and self._door.socket in ready:
                 self._door.answer()
             for socket, turn in turns:

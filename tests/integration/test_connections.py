@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import threading
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -96,8 +97,15 @@ def test_new_connections_have_a_pace(tmp_path: Path, lines: contextlib.ExitStack
         wait_until(gets_in, "whoever comes again gets in")
 
 
-def test_subscribers_that_leave_at_once_are_held_off_and_those_that_stay_are_not(
-    tmp_path: Path, lines: contextlib.ExitStack
+def comes_and_goes(core: Core) -> None:
+    """A subscriber for a moment."""
+    with socket.create_connection(where(core, "push")) as line:
+        line.sendall(greeting(b"NULL"))
+        answered(line)
+
+
+def test_subscribers_that_leave_at_once_are_held_off_when_they_hold_us_up_and_those_that_stay_are_not(
+    tmp_path: Path, lines: contextlib.ExitStack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with serving(tmp_path) as (core, peer):
         wait_until(lambda: peer.stats()["connections"] == OURS, "we are in")
@@ -105,30 +113,52 @@ def test_subscribers_that_leave_at_once_are_held_off_and_those_that_stay_are_not
         stays.sendall(greeting(b"NULL"))
         answered(stays)
         stays.sendall(ready(b"SUB"))
-        for _ in range(10):  # Nobody minds so few, nor those of other channels.
-            socket.create_connection(where(core, "push")).close()
-        for _ in range(100):
-            socket.create_connection(where(core, "data")).close()
+        for _ in range(2 * connections.FLEETING_BURST):
+            comes_and_goes(core)
         wait_until(lambda: peer.stats()["connections"] == OURS + 1, "they have gone")
-        assert peer.stats()["connections_refused"] == 0
+        assert peer.stats()["connections_refused"] == 0, "nobody was harmed"
+        monkeypatch.setattr(core._connections, "_busy_for", lambda: connections.STALLED)
 
-        def comes_and_goes() -> bool:
-            with socket.create_connection(where(core, "push")) as line:
-                line.sendall(greeting(b"NULL"))
-                answered(line)
+        def is_refused() -> bool:
+            comes_and_goes(core)
             return peer.stats()["connections_refused"] >= 20
 
-        wait_until(comes_and_goes, "hardly anybody gets in")
+        wait_until(is_refused, "hardly anybody gets in")
         assert not is_cut(stays)
         assert peer.stats()["connections_cut"] == 0
         with BarePeer({name: f"ipc://{core.slot_directory}/{name}.sock" for name in ("upload", "data")}) as near:
             assert near.stats()["connections"], "who comes by ipc has room"
 
 
-def test_who_is_cut_for_a_change_of_keys_has_not_left(tmp_path: Path, lines: contextlib.ExitStack) -> None:
+def test_those_that_leave_another_channel_at_once_are_nobodys_harm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with serving(tmp_path) as (core, peer):
+        monkeypatch.setattr(core._connections, "_busy_for", lambda: connections.STALLED)
+        wait_until(lambda: peer.stats()["connections"] == OURS, "we are in")
+        for _ in range(2 * connections.FLEETING_BURST):
+            with socket.create_connection(where(core, "data")) as line:
+                line.sendall(greeting(b"NULL"))
+                answered(line)
+        wait_until(lambda: peer.stats()["connections"] == OURS, "they have gone")
+        assert peer.stats()["connections_refused"] == 0
+
+
+def test_the_loop_tells_for_how_long_it_has_been_busy(tmp_path: Path) -> None:
+    release = threading.Event()
+    with serving(tmp_path) as (core, _):
+        wait_until(lambda: core.loop.busy_for == 0, "it waits")
+        core.loop.post(lambda: release.wait(30))
+        wait_until(lambda: core.loop.busy_for >= 0.1, "it is held up")
+        release.set()
+        wait_until(lambda: core.loop.busy_for == 0, "it waits again")
+
+
+def test_who_is_cut_for_a_change_of_keys_has_not_left(
+    tmp_path: Path, lines: contextlib.ExitStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with serving(tmp_path) as (core, peer):
         crowd = [socket.create_connection(where(core, "push")) for _ in range(2 * connections.FLEETING_BURST)]
         wait_until(lambda: peer.stats()["connections"] == OURS + len(crowd), "all are counted")
+        monkeypatch.setattr(core._connections, "_busy_for", lambda: connections.STALLED)
         core._connections.excuse()
         for one in crowd:
             one.close()
