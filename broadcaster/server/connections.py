@@ -31,13 +31,12 @@ SHUNNED = 5.0
 HARDLY = 10.0
 """New connections a second from there."""
 FLEETING = 2.0
-"""Seconds: whoever leaves the push port sooner came for nothing. libzmq goes through all topics each time a subscriber leaves."""
+"""Seconds: whoever leaves sooner, and showed no key where one is needed, came for nothing; or subscribed for nothing: libzmq goes
+through all topics each time a subscriber leaves."""
 FLEETING_BURST = 40
 """So many of them at once, from one address."""
 FLEETING_RATE = 8.0
-"""So many a second, after that. More are nobody's harm while the loop goes on: then there are few topics to go through."""
-STALLED = 0.25
-"""Seconds after which it does not."""
+"""So many a second, after that. More subscribers are nobody's harm while there are few topics."""
 STRANGER = 4096
 """Bytes that somebody may have sent whose handshake is not over: one takes less than 1,000."""
 LOOK = 0.25
@@ -47,8 +46,11 @@ SOON = 0.01
 
 _UNPROVEN = 250
 """Bytes that somebody has of us before we know its key: a greeting and a welcome are 234."""
+_LONG_AGO = float("-inf"), False
 _A_FEW = 8
-"""Of those who are looked at in a row: 15 us each."""
+"""Of those who come, go or are looked at, so many in a row: 15 to 60 us each."""
+_BREATH = 0.0005
+"""Seconds after which the next few are. Whoever waits for the interpreter has it meanwhile."""
 _QUIET = 1.0
 """Seconds in which nobody comes or goes, after which what a crowd left behind is given back."""
 _CROWD = 256
@@ -78,14 +80,14 @@ class Connections:
         most: int,
         proven: bool,
         gone: Callable[[int], None],
-        busy_for: Callable[[], float],
+        laden: Callable[[], bool],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.most = most
         self._stats = stats
         self._proven = proven
         self._gone = gone
-        self._busy_for = busy_for
+        self._laden = laden
         self._clock = clock
         self._known: dict[int, Line] = {}
         """By descriptor."""
@@ -93,10 +95,12 @@ class Connections:
         self._over_tcp = 0
         self._strangers: list[tuple[float, int, float, Line]] = []
         """Those who have not shown a key yet, where that is needed: when the next look at one is due, and its delay. A heap."""
+        self._unproven: set[int] = set()
+        """Their descriptors."""
         self._turn = itertools.count()
         self._pace = _Pace(clock())
-        self._subscribed: dict[int, float] = {}
-        """When those on the push port came, by descriptor."""
+        self._came: dict[int, tuple[float, bool]] = {}
+        """By descriptor, when those came who had better stay for a while, and whether to the push port."""
         self._fleeting: dict[str, _Pace] = {}
         """By address, those who soon left it again."""
         self._shunned: dict[str, tuple[float, _Pace]] = {}
@@ -140,7 +144,7 @@ class Connections:
 
     def excuse(self) -> None:
         """Those that are here will end, and not because they want to. Safe from any thread."""
-        self._subscribed.clear()
+        self._came.clear()
 
     def cut(self, descriptor: int, address: str, why: str) -> None:
         """Ends the connection that had this descriptor and came from there, for it did what nobody may; it may have gone by now.
@@ -155,8 +159,12 @@ class Connections:
         for monitor in self._monitors:
             poller.register(monitor, zmq.POLLIN)
         while open_ones:
+            told = 0
             for monitor, _ in poller.poll(self._patience()):
-                open_ones -= self._read(monitor)
+                events, ended = self._read(monitor)
+                told, open_ones = max(told, events), open_ones - ended
+            if told == _A_FEW:
+                time.sleep(_BREATH)
             now = self._clock()
             self._look_at_strangers(now)
             if now >= self._looked + LOOK:
@@ -169,9 +177,11 @@ class Connections:
             return max(1, int((min(self._strangers[0][0], self._looked + LOOK) - self._clock()) * 1000))
         return int(LOOK * 1000) if self._known or self._left or self._verify or self._clock() < self._litter_until else None
 
-    def _read(self, monitor: zmq.Socket[bytes]) -> int:
-        """Takes what has come. How many sockets said their last word: 1 or none."""
-        while int(monitor.getsockopt(zmq.EVENTS)) & _POLLIN:
+    def _read(self, monitor: zmq.Socket[bytes]) -> tuple[int, int]:
+        """Takes a few of what has come. How many, and how many sockets said their last word: 1 or none."""
+        for number in range(_A_FEW):
+            if not int(monitor.getsockopt(zmq.EVENTS)) & _POLLIN:
+                return number, 0
             event, value = _EVENT.unpack(monitor.recv_multipart()[0])
             self._heard = self._clock()
             if event == _ACCEPTED:
@@ -181,8 +191,8 @@ class Connections:
             elif event == _CLOSED:
                 self._verify = True  # Those who came by that address go without a word.
             elif event == _OVER:
-                return 1
-        return 0
+                return number + 1, 1
+        return _A_FEW, 0
 
     def _accepted(self, descriptor: int, channel: str) -> None:
         if descriptor in self._known:  # One that went without a word.
@@ -198,32 +208,35 @@ class Connections:
             return
         self._known[descriptor] = line
         if line.address:
-            if channel == "push":
-                self._subscribed[descriptor] = self._clock()
+            if channel == "push" or self._proven:
+                self._came[descriptor] = self._clock(), channel == "push"
             self._over_tcp += 1
             self._addresses[line.address] += 1
             if self._proven:
+                self._unproven.add(descriptor)
                 self._meet(line, self._clock(), SOON)
 
     def _ended(self, descriptor: int) -> None:
         self._left += 1
         self._gone(descriptor)
-        line, came = self._known.pop(descriptor, None), self._subscribed.pop(descriptor, None)
+        line, (came, subscribed) = self._known.pop(descriptor, None), self._came.pop(descriptor, _LONG_AGO)
+        stranger = descriptor in self._unproven
+        self._unproven.discard(descriptor)
         if line is not None and line.address:
-            if came is not None and (now := self._clock()) < came + FLEETING:
-                self._fled(line, now)
+            if (stranger or subscribed) and (now := self._clock()) < came + FLEETING:
+                self._fled(line, now, stranger=stranger)
             self._over_tcp -= 1
             self._addresses[line.address] -= 1
             if not self._addresses[line.address]:
                 del self._addresses[line.address]
 
-    def _fled(self, line: Line, now: float) -> None:
-        """A subscriber left as soon as it had come. Where many do, and nothing else gets done for it, hardly anybody gets in from
-        there for a while."""
+    def _fled(self, line: Line, now: float, *, stranger: bool) -> None:
+        """Somebody left as soon as he had come, without having shown a key, or a subscriber. Where many do, and it costs much,
+        hardly anybody gets in from there for a while."""
         pace = self._fleeting.setdefault(line.address, _Pace(now))
-        if not pace.allows(now, FLEETING_RATE, FLEETING_BURST) and self._busy_for() >= STALLED:
+        if not pace.allows(now, FLEETING_RATE, FLEETING_BURST) and (stranger or self._laden()):
             self._shun(line.address, now)
-            self._say("hardly anybody gets in: %s", "subscribers from there leave as soon as they have come", line)
+            self._say("hardly anybody gets in: %s", "those who come from there leave at once", line)
 
     def _no_room(self, line: Line, now: float) -> str:
         """Why there is none for one more; empty when there is."""
@@ -282,6 +295,8 @@ class Connections:
             _, _, delay, line = heapq.heappop(self._strangers)
             acked, received = line.traffic() or (_UNPROVEN + 1, 0)
             if acked > _UNPROVEN:
+                if line.there:
+                    self._unproven.discard(line.descriptor)
                 continue  # It has shown its key, or has gone.
             if received > STRANGER:
                 self._cut(line, "it sent more than a handshake takes, without a key")

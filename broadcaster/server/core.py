@@ -129,7 +129,7 @@ class Core:
             most=_connections(self._options.max_connections),
             proven=self._door is not None,
             gone=self.loop.connection_gone,
-            busy_for=lambda: self.loop.busy_for,
+            laden=lambda: self.loop.is_laden,
         )
         self.loop.connections = made
         return made

@@ -54,6 +54,10 @@ _DELAY = 0.05
 """Seconds that this thread may be late before what it reads is taken to have waited for it."""
 _CATCH_UP = 0.25
 """Seconds after that in which what is read may have waited, too: ZeroMQ's own thread was stopped as well, and has to catch up."""
+STALLED = 0.05
+"""Seconds after which a turn that is under way takes long."""
+MANY = 4096
+"""Different topics: two for each model that somebody follows with its payloads."""
 _LONG = 2.0
 """Seconds over which the longest turn is told, at least."""
 _NO_ID = bytes(16)
@@ -146,9 +150,10 @@ class Loop:
         return max(self._longest, self._longest_before)
 
     @property
-    def busy_for(self) -> float:
-        """Seconds for which what came last has been dealt with; 0 when all of it has. May be read from any thread."""
-        return 0.0 if self._waiting else self._clock() - self._looked
+    def is_laden(self) -> bool:
+        """Whether subscribers that go cost much, for libzmq goes through all topics each time: there are many, or this thread
+        does not get on. May be read from any thread."""
+        return self._subscribers.different > MANY or (not self._waiting and self._clock() >= self._looked + STALLED)
 
     # --- the loop --------------------------------------------------------------------------------------------------
 

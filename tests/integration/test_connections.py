@@ -10,13 +10,15 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgpack
 import pytest
 import zmq
 
 from broadcaster.broker import uploads
 from broadcaster.protocol.keyfile import parse_key
+from broadcaster.protocol.names import EVENTS, topic
 from broadcaster.security import Grant, KeyDirectory
-from broadcaster.server import connections, topics
+from broadcaster.server import connections, loop, topics
 from broadcaster.server.core import Core
 from broadcaster.server.manners import IN_A_ROW
 from broadcaster.server.wire import Line
@@ -117,7 +119,7 @@ def test_subscribers_that_leave_at_once_are_held_off_when_they_hold_us_up_and_th
             comes_and_goes(core)
         wait_until(lambda: peer.stats()["connections"] == OURS + 1, "they have gone")
         assert peer.stats()["connections_refused"] == 0, "nobody was harmed"
-        monkeypatch.setattr(core._connections, "_busy_for", lambda: connections.STALLED)
+        monkeypatch.setattr(core._connections, "_laden", lambda: True)
 
         def is_refused() -> bool:
             comes_and_goes(core)
@@ -132,7 +134,7 @@ def test_subscribers_that_leave_at_once_are_held_off_when_they_hold_us_up_and_th
 
 def test_those_that_leave_another_channel_at_once_are_nobodys_harm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with serving(tmp_path) as (core, peer):
-        monkeypatch.setattr(core._connections, "_busy_for", lambda: connections.STALLED)
+        monkeypatch.setattr(core._connections, "_laden", lambda: True)
         wait_until(lambda: peer.stats()["connections"] == OURS, "we are in")
         for _ in range(2 * connections.FLEETING_BURST):
             with socket.create_connection(where(core, "data")) as line:
@@ -142,14 +144,19 @@ def test_those_that_leave_another_channel_at_once_are_nobodys_harm(tmp_path: Pat
         assert peer.stats()["connections_refused"] == 0
 
 
-def test_the_loop_tells_for_how_long_it_has_been_busy(tmp_path: Path) -> None:
+def test_subscribers_that_go_cost_much_where_there_are_many_topics_or_the_loop_does_not_get_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     release = threading.Event()
-    with serving(tmp_path) as (core, _):
-        wait_until(lambda: core.loop.busy_for == 0, "it waits")
+    with serving(tmp_path) as (core, peer):
+        wait_until(lambda: not core.loop.is_laden, "it waits")
         core.loop.post(lambda: release.wait(30))
-        wait_until(lambda: core.loop.busy_for >= 0.1, "it is held up")
+        wait_until(lambda: core.loop.is_laden, "it is held up")
         release.set()
-        wait_until(lambda: core.loop.busy_for == 0, "it waits again")
+        wait_until(lambda: not core.loop.is_laden, "it waits again")
+        monkeypatch.setattr(loop, "MANY", 2)
+        peer.subscription(core.endpoints["push"], *(topic("default", f"m{n}", EVENTS) for n in range(3)))
+        wait_until(lambda: core.loop.is_laden, "there are many topics")
 
 
 def test_who_is_cut_for_a_change_of_keys_has_not_left(
@@ -158,7 +165,7 @@ def test_who_is_cut_for_a_change_of_keys_has_not_left(
     with serving(tmp_path) as (core, peer):
         crowd = [socket.create_connection(where(core, "push")) for _ in range(2 * connections.FLEETING_BURST)]
         wait_until(lambda: peer.stats()["connections"] == OURS + len(crowd), "all are counted")
-        monkeypatch.setattr(core._connections, "_busy_for", lambda: connections.STALLED)
+        monkeypatch.setattr(core._connections, "_laden", lambda: True)
         core._connections.excuse()
         for one in crowd:
             one.close()
@@ -219,6 +226,31 @@ def test_whoever_has_not_shown_a_key_cannot_send_more_than_a_handshake_takes(tmp
             wait_until(lambda line=line: is_cut(line), "it is cut long before its handshake is given up", seconds=3)
         with BarePeer({name: f"ipc://{core.slot_directory}/{name}.sock" for name in ("upload", "data")}) as near:
             assert near.stats()["connections_cut"] == 2
+
+
+def test_who_leaves_at_once_without_having_shown_a_key_is_held_off_and_who_has_one_is_not(tmp_path: Path) -> None:
+    key = parse_key(KeyDirectory(tmp_path / "keys").make("admin", Grant("admin", "*", "*")).read_text(), "admin")
+    with serving(tmp_path, keys_dir=tmp_path / "keys") as (core, _):
+        with BarePeer({name: f"ipc://{core.slot_directory}/{name}.sock" for name in ("upload", "data")}) as near:
+            for _ in range(2 * connections.FLEETING_BURST):
+                with zmq.Context() as context, context.socket(zmq.DEALER) as one:
+                    one.linger = 0
+                    one.curve_publickey, one.curve_secretkey = key.public.encode(), key.secret.encode()
+                    one.curve_serverkey = key.server.encode()
+                    one.connect(core.endpoints["data"])
+                    one.send_multipart([b"", b"ping", msgpack.packb({"request_id": bytes(16)})])
+                    assert one.poll(10_000)
+                    wait_until(lambda: not core._connections._unproven, "its key is known to be good")
+            assert near.stats()["connections_refused"] == 0
+
+            def is_refused() -> bool:
+                socket.create_connection(where(core, "data")).close()
+                with socket.create_connection(where(core, "upload")) as line:
+                    line.sendall(greeting(b"CURVE"))
+                    answered(line, 0.05)
+                return near.stats()["connections_refused"] >= 20
+
+            wait_until(is_refused, "hardly anybody gets in")
 
 
 def test_a_crowd_that_shows_no_key_is_looked_at_a_few_at_a_time(
