@@ -79,6 +79,8 @@ def test_a_core_that_does_not_answer_is_not_ready(broadcaster: BroadcasterProces
         os.kill(core, signal.SIGCONT)
     assert (done.returncode, done.stdout) == (1, "not ready\n"), done.stderr
     assert done.stderr.startswith("core: ")
+    healthcheck = "healthcheck", "--http-url", broadcaster.ready["http"]
+    wait_until(lambda: command(*healthcheck).returncode == 0, "it is ready again")
 
 
 def test_the_checks_are_named(broadcaster: BroadcasterProcess) -> None:
