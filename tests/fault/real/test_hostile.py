@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import resource
 import statistics
 import time
@@ -11,8 +12,10 @@ from pathlib import Path
 import pytest
 
 import clients
+from broadcaster.protocol.errors import RequestTimeout
 from broadcaster.protocol.keyfile import parse_key
 from broadcaster.security import Grant, KeyDirectory
+from broadcaster.server.watchdog import STUCK
 from tests.bare_peer import wait_until
 from tests.broadcaster_process import BroadcasterProcess
 from tests.fault.real.live import p99
@@ -99,3 +102,20 @@ def test_whoever_has_no_key_harms_nobody(attacked_one: tuple[BroadcasterProcess,
     assert settled and pids == process.pids and all(Path(f"/proc/{pid}").exists() for pid in pids)
     if healthy.key:  # Where nobody needs a key, an attacker has its turn like everybody else.
         assert statistics.median(under) <= statistics.median(beside) * max(1.5, max(beside) / min(beside))
+
+
+def test_a_core_that_subscriptions_keep_busy_gives_way_to_another_one(tmp_path: Path) -> None:
+    """Where nobody needs a key, unless they could be held off. libzmq goes through all topics whenever a subscriber goes, which
+    can take it minutes."""
+    with BroadcasterProcess(tmp_path, options=["--keep", "10"]) as process, clients.connect(process.url) as client:
+        publisher = client.publisher("live")
+        publisher.publish(bytes(1000))
+        with attacked("subscriptions", reached(process), SECONDS):
+            pass
+
+        def publishes() -> bool:
+            with contextlib.suppress(RequestTimeout):
+                return publisher.publish(bytes(1000), timeout=2).number > 0
+            return False
+
+        wait_until(publishes, "it serves again", seconds=STUCK + 20)
