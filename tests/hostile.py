@@ -164,14 +164,6 @@ class Hostile:
                     for _ in range(8):
                         line.sendall(part[: MIB // 2 if mechanism == b"CURVE" else None])
 
-    def nobody(self) -> None:
-        """No attack: as busy as one, with something else. The address named `busy` is the share of the time."""
-        each = float(self._addresses["busy"]) / PACE
-        for _ in self.turns():
-            until = time.thread_time() + each
-            while time.thread_time() < until:
-                pass
-
     def silence(self) -> None:
         """Connections that say nothing at all, or half of a greeting, and stay."""
         resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
@@ -238,4 +230,4 @@ def attacked(name: str, addresses: Mapping[str, str], seconds: float) -> Iterato
 if __name__ == "__main__":
     _, wanted, wanted_seconds, wanted_addresses = sys.argv
     os.nice(10)
-    (ATTACKS | {"nobody": Hostile.nobody})[wanted](Hostile(json.loads(wanted_addresses), float(wanted_seconds)))
+    ATTACKS[wanted](Hostile(json.loads(wanted_addresses), float(wanted_seconds)))
