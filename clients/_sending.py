@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import mmap
 import threading
 import time
 from collections.abc import Callable
@@ -223,9 +224,11 @@ class Sending:
 
     def _whole(self, begin: Begin, plan: codec.Plan, ended: Ended, deadline: float, timeout: float, *, direct: bool) -> Upload:
         """A payload that fits one message: copied first, then sent. The tiny ones need no memory that is kept."""
-        memory, frames = (None, None) if plan.size <= INLINE else self.line.memory(plan.size)
-        view = memoryview(bytearray(plan.size)) if memory is None else view_of(memory, plan.size)
-        digest = _copy(plan, view, lambda filled: None, plan.size)
+        memory, frames = self._memory(plan) if plan.size > INLINE else (None, None)
+        view = plan.fixed
+        if view is None:
+            view = memoryview(bytearray(plan.size)) if memory is None else view_of(memory, plan.size)
+        digest = _snapshot(plan, view, lambda filled: None, plan.size)
         given = {field.name: getattr(begin, field.name) for field in fields(begin)}
         payload = view if frames is None else frames.whole(view)
         message = Publish(**given, digest=digest)
@@ -242,19 +245,25 @@ class Sending:
 
     def _chunked(self, begin: Begin, plan: codec.Plan, ended: Ended, deadline: float, timeout: float) -> Upload:
         """A payload whose chunks leave while the rest is still being copied."""
-        memory, frames = self.line.memory(plan.size)
-        view, post = view_of(memory, plan.size), self._driver.post
+        memory, frames = self._memory(plan)
+        view, post = plan.fixed if memory is None else view_of(memory, plan.size), self._driver.post
+        assert view is not None
         upload = ChunkedUpload(begin, view, frames, self._driver.send_upload, ended, deadline, timeout)
         try:
             self.line.begin(upload, memory)
             step = min(max(plan.size // 16, TELL[0]), TELL[1])
-            digest = _copy(plan, view, lambda filled: post(lambda now: upload.filled(filled, now)), step)
+            digest = _snapshot(plan, view, lambda filled: post(lambda now: upload.filled(filled, now)), step)
             post(lambda now: upload.finish(digest, now))
             self.line.queue(upload)
         except BaseException as error:
             self.take_back(upload, error)
             raise
         return upload
+
+    def _memory(self, plan: codec.Plan) -> tuple[mmap.mmap | None, Frames]:
+        """Where the payload is copied to, and the frames to send it in; None where it can be sent from where it lies. Raises
+        NoSpace."""
+        return self.line.memory(plan.size) if plan.fixed is None else (None, Frames())
 
 
 def _first(timed: Callable[[Upload], None] | None, ended: Ended) -> Ended:
@@ -277,6 +286,13 @@ def _digest(payload: memoryview, tell: Callable[[int], None]) -> str:
         digest.update(piece)
         tell(start + len(piece))
     return digest.hexdigest()
+
+
+def _snapshot(plan: codec.Plan, view: memoryview, tell: Callable[[int], None], step: int) -> str:
+    """The xxh3-128 of the payload, which lies in `view` for good when this returns, and may do so before."""
+    if plan.fixed is not None:
+        return _digest(view, tell)
+    return _copy(plan, view, tell, step)
 
 
 def _copy(plan: codec.Plan, view: memoryview, tell: Callable[[int], None], step: int) -> str:

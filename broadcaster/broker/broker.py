@@ -33,7 +33,7 @@ from broadcaster.protocol.version import VersionInfo
 from broadcaster.slots import Slot
 from broadcaster.store.blobs import Staged
 
-Forward = Callable[[Upload, ChunkHeader], None]
+Forward = Callable[[Upload, bytes], None]
 
 
 class Broker:
@@ -219,7 +219,7 @@ class Broker:
             self._uploads.fail(upload, error)
             return
         if message.size > INLINE:
-            forward(upload, upload.pushed(header))  # Just before its event: subscribers are woken once.
+            forward(upload, upload.pushed(header).pack())  # Just before its event: subscribers are woken once.
         self._commit(upload, now)
 
     def commit(self, commit: Commit, caller: Caller, now: float) -> None:

@@ -39,6 +39,19 @@ class Chunks:
             return None
         return None if view is None else upload
 
+    def going_on(self, upload_id: bytes, header: bytes, length: int) -> Upload | None:
+        """This upload, if it still is under way and these are the header and the length of the chunk that it needs next."""
+        upload = self._uploads.under_way.get(upload_id)
+        if upload is None or upload.stage is not Stage.RECEIVING or not upload.assembler.expects(header, length):
+            return None
+        return upload
+
+    def put_next(self, upload: Upload, data: memoryview, now: float) -> None:
+        """The bytes of a chunk with which an upload is `going_on` go to their place."""
+        out = upload.assembler.next(data, now)
+        if out:
+            upload.send(out)
+
     def put(self, upload: Upload, header: ChunkHeader, data: memoryview, now: float) -> None:
         """The bytes of a chunk that `wants` wanted go to their place."""
         upload.send(upload.assembler.placed(header, now, data))

@@ -79,6 +79,10 @@ class Upload:
         """The header under which subscribers get an uploaded chunk: upload ids are their owner's secret."""
         return ChunkHeader(self.transfer, header.size, header.offset, header.length, self.attempt)
 
+    def pushed_next(self) -> bytes:
+        """As `pushed`, of the chunk that comes next, and as it is on the wire."""
+        return self.assembler.assembly.header(self.transfer, self.attempt)
+
     def send(self, messages: Iterable[Message | Chunk]) -> None:
         """To its caller, what its assembler wants said."""
         for message in messages:

@@ -8,7 +8,7 @@ from typing import Protocol
 import xxhash
 
 from broadcaster.protocol.errors import RemoteProtocolError
-from broadcaster.protocol.frames import ChunkHeader
+from broadcaster.protocol.frames import ChunkHeader, header_bytes
 from broadcaster.protocol.limits import CHUNK
 from broadcaster.protocol.messages import SHA256
 
@@ -66,10 +66,10 @@ class Assembly:
             )
         return index
 
-    def header(self, transfer: bytes, attempt: int) -> ChunkHeader:
-        """The header of the chunk at the front, which comes next where nothing is lost."""
+    def header(self, transfer: bytes, attempt: int) -> bytes:
+        """The header of the chunk at the front, which comes next where nothing is lost, as it is on the wire."""
         start = self.front * CHUNK
-        return ChunkHeader(transfer, self.size, start, min(CHUNK, self.size - start), attempt)
+        return header_bytes(transfer, self.size, start, min(CHUNK, self.size - start), attempt)
 
     def view(self, index: int) -> memoryview:
         """The place of chunk `index` in the buffer."""
@@ -79,23 +79,36 @@ class Assembly:
         """Says that the bytes of chunk `index` are in place now; with `data`, puts them there. Hashes as far as there is no hole:
         what is put at the front in pieces, right behind the copy, while they are in the processor's cache."""
         if data is not None and index == self.front:
-            self._put(data)
+            self.put(data)
         else:
             if data is not None:
                 self.view(index)[:] = data
             self._ahead.add(index)
+            self._close_up()
+
+    def came(self, place: memoryview) -> None:
+        """The bytes of the chunk at the front are in their `place`: all that there is to do where nothing is lost."""
+        self._hash(place)
+        self.front += 1
+        if self._ahead:
+            self._close_up()
+
+    def _close_up(self) -> None:
         while self.front in self._ahead:
             self._ahead.remove(self.front)
             self._hash(self.view(self.front))
             self.front += 1
 
-    def _put(self, data: memoryview) -> None:
+    def put(self, data: memoryview) -> None:
+        """Puts the bytes of the chunk at the front into their place."""
         place = self.view(self.front)
         for start in range(0, len(place), PIECE):
             piece = data[start : start + PIECE]
             place[start : start + PIECE] = piece
             self._hash(piece)
         self.front += 1
+        if self._ahead:
+            self._close_up()
 
     def _hash(self, piece: memoryview) -> None:
         self._xxh3.update(piece)

@@ -36,6 +36,11 @@ _TEXT = frozenset([str])
 Buffer = bytes | bytearray | memoryview
 
 
+def header_bytes(transfer: bytes, size: int, offset: int, length: int, attempt: int) -> bytes:
+    """A chunk's header as it is on the wire, without the digest of its bytes."""
+    return HEADER.pack(MAGIC, HEADER_VERSION, 0, attempt, size, offset, length, transfer, _NO_DIGEST)
+
+
 @dataclass(frozen=True, slots=True)
 class ChunkHeader:
     """Where the bytes beside it belong. Sizes and offsets in bytes; `digest` is the xxh3-128 of the bytes, or None."""
@@ -48,9 +53,10 @@ class ChunkHeader:
     digest: bytes | None = None
 
     def pack(self) -> bytes:
-        flags = 0 if self.digest is None else _DIGEST
-        digest = self.digest or _NO_DIGEST
-        return HEADER.pack(MAGIC, HEADER_VERSION, flags, self.attempt, self.size, self.offset, self.length, self.transfer, digest)
+        if self.digest is None:
+            return header_bytes(self.transfer, self.size, self.offset, self.length, self.attempt)
+        fields = self.attempt, self.size, self.offset, self.length, self.transfer, self.digest
+        return HEADER.pack(MAGIC, HEADER_VERSION, _DIGEST, *fields)
 
 
 @dataclass(frozen=True, slots=True)

@@ -83,6 +83,8 @@ class Loop:
         self._subscribers = Subscribers()
         self._topics = Topics()
         self._manners = Manners()
+        self._arriving = self._arriving_from = b""
+        """Of which upload a chunk came last, and by the connection with which routing id."""
         self._broker: Broker
         self._requests: Requests
         self._rooms: Rooms
@@ -322,6 +324,17 @@ class Loop:
 
     def _chunk(self, frames: Frames, now: float) -> None:
         """Forwarded first, then put into its place: subscribers need not wait for our copy."""
+        data, chunks = frames[3], self._broker.chunks
+        if frames[0].bytes == self._arriving_from:
+            upload = chunks.going_on(self._arriving, frames[2].bytes, len(data))
+            if upload is not None and (self._guard is None or self._guard.owns(user_of(frames), self._arriving)):
+                self._forward(data, upload, upload.pushed_next())
+                chunks.put_next(upload, data.buffer, now)
+                return
+        self._any_chunk(frames, now)
+
+    def _any_chunk(self, frames: Frames, now: float) -> None:
+        """One that may be the first of its connection, come again, be behind a hole, or none at all."""
         data = frames[3]
         try:
             header = decode_header(frames[2].buffer)
@@ -338,15 +351,16 @@ class Loop:
         if upload is None:
             self._broker.chunks.dropped(header, now)
             return
-        self._forward(data, upload, upload.pushed(header))
+        self._arriving, self._arriving_from = header.transfer, frames[0].bytes
+        self._forward(data, upload, upload.pushed(header).pack())
         self._broker.chunks.put(upload, header, data.buffer, now)
 
-    def _forward(self, data: zmq.Frame, upload: Upload, header: ChunkHeader) -> None:
+    def _forward(self, data: zmq.Frame, upload: Upload, header: bytes) -> None:
         """The received frame itself goes on: libzmq counts references, nothing is copied."""
         raw = self._subscribers.chunks(upload.key)
         if raw is not None:
             self._rooms.stats.count("chunks_pushed")
-            send(self._channels.push, [raw, header.pack(), data])
+            send(self._channels.push, [raw, header, data])
 
     # --- data channel ----------------------------------------------------------------------------------------------
 

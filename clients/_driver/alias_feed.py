@@ -99,12 +99,6 @@ class AliasFeed(Waiting):
     def wants_pushed(self, header: ChunkHeader, now: float) -> bool:
         return False
 
-    def expects(self, header: bytes) -> memoryview | None:
-        return None
-
-    def came(self, length: int, now: float) -> None:
-        raise AssertionError("an alias expects no chunk")
-
     def wants(self, header: ChunkHeader) -> bool:
         return self.follower.place(header) is not None
 

@@ -89,6 +89,8 @@ class Channel:
             frames.append(self.socket.recv(NOW, copy=False))
         return frames
 
-    def into(self, place: memoryview) -> bool:
-        """Receives the next frame into `place`, in one copy. Whether it was exactly as long; a longer one is cut off."""
-        return self.socket.recv_into(place, flags=NOW) == len(place)
+    def framed(self, received: bytes, *, more: bool | None = None) -> zmq.Frame:
+        """What was received last, as the frame that it was."""
+        frame = zmq.Frame(received)
+        frame.more = bool(self.socket.getsockopt(zmq.RCVMORE)) if more is None else more
+        return frame

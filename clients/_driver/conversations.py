@@ -14,6 +14,7 @@ from broadcaster.protocol.frames import ChunkHeader, decode, decode_header, is_c
 from broadcaster.protocol.messages import Done, Error, Message, Reply
 from clients._driver.alias_feed import AnyFeed
 from clients._driver.channel import NOW, Channel
+from clients._driver.feed import Feed
 from clients._driver.owner import KEY, Owner, Reader
 from clients._driver.uploading import Upload
 
@@ -103,8 +104,10 @@ class Conversations:
             if frame is None:
                 return
             frames = [frame]
-            if channel.name == "push" and frame.bytes[-1:] == names.CHUNKS and self._take_expected(channel, frames, now):
-                continue
+            if channel.name == "push" and frame.bytes[-1:] == names.CHUNKS:
+                frames = self._after_run(channel, frame, now)
+                if not frames:
+                    return
             self.moved = True
             try:
                 receive(channel.rest(frames), now)
@@ -113,24 +116,36 @@ class Conversations:
             if channel.socket.closed:
                 return  # A welcome named another address.
 
-    def _take_expected(self, channel: Channel, frames: list[zmq.Frame], now: float) -> bool:
-        """Whether this was the chunk that comes next in a version being pushed; it is done then. Nearly all are, and that takes a
-        fraction of the work. Else `frames` is longer by one. Should a frame follow the bytes, it is dropped as a message of its
-        own."""
-        feeds = self.feeds.get(frames[0].bytes[:-1])
-        if feeds is None or len(feeds) > 1:
-            return False
-        (feed,) = feeds
-        if not frames[0].more:
-            return False
-        header = channel.socket.recv(NOW, copy=False)
-        frames.append(header)
-        place = feed.expects(header.bytes) if header.more else None
-        if place is None:
-            return False
-        if channel.into(place):
-            feed.came(len(place), now)
-        return True
+    def _after_run(self, channel: Channel, frame: zmq.Frame, now: float) -> list[zmq.Frame]:
+        """Takes chunks of a version being pushed, the first of which begins with `frame`, as long as each is the one that comes
+        next: nearly all are, and that takes a fraction of the work. Returns what the message behind them begins with, and nothing
+        when there is none yet.
+
+        Should a frame follow the bytes, it is taken for a message of its own, and dropped.
+        """
+        topic = frame.bytes
+        feeds = self.feeds.get(topic[:-1], [])
+        feed = feeds[0] if len(feeds) == 1 else None
+        if not isinstance(feed, Feed) or feed.follower.expected is None or not frame.more:
+            return [frame]
+        follower = feed.follower
+        expected: bytes | None = follower.expected
+        receive, receive_into = channel.socket.recv, channel.socket.recv_into
+        try:
+            for _ in range(BURST):
+                header = receive(NOW)
+                if header != expected:
+                    return [channel.framed(topic, more=True), channel.framed(header)]
+                place = follower.front
+                if receive_into(place, flags=NOW) == len(place):
+                    feed.received += len(place)
+                    expected = follower.came(place, now)
+                first = receive(NOW)
+                if first != topic:
+                    return [channel.framed(first)]
+        except zmq.Again:
+            return []
+        return [channel.framed(topic, more=True)]
 
     def nap(self, now: float) -> float:
         """Seconds in which nothing has to be looked at but what users want. Only where one model's transfer is all there is."""

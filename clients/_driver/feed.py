@@ -134,15 +134,6 @@ class Feed(Waiting):
         """Whether the bytes of a pushed chunk are wanted."""
         return self.follower.place(header, now) is not None
 
-    def expects(self, header: bytes) -> memoryview | None:
-        """Where the bytes of the very pushed chunk that comes next go; None for any other header."""
-        return self.follower.expects(header)
-
-    def came(self, length: int, now: float) -> None:
-        """The bytes that were expected are in their place."""
-        self.received += length
-        self.follower.came(now)
-
     def wants(self, header: ChunkHeader) -> bool:
         return self.follower.place_read(header) is not None
 

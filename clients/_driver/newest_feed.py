@@ -114,12 +114,6 @@ class NewestFeed:
     def wants_pushed(self, header: ChunkHeader, now: float) -> bool:
         return False
 
-    def expects(self, header: bytes) -> memoryview | None:
-        return None
-
-    def came(self, length: int, now: float) -> None:
-        raise AssertionError("no chunk is expected")
-
     def wants(self, header: ChunkHeader) -> bool:
         return False
 

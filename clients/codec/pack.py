@@ -22,6 +22,7 @@ class FilePlan:
     """One file, read while it is sent. It must keep the size that it has now."""
 
     content_type: Final = OPAQUE
+    fixed: Final = None
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -48,6 +49,7 @@ class DirectoryPlan:
     """
 
     content_type: Final = DIRECTORY
+    fixed: Final = None
 
     def __init__(self, path: Path) -> None:
         self._entries = [_entry(path, name) for name in sorted(_walk(path, ""), key=lambda name: name.rstrip("/"))]

@@ -32,6 +32,9 @@ class Plan(Protocol):
     def size(self) -> int: ...
     @property
     def metadata(self) -> Mapping[str, str]: ...
+    @property
+    def fixed(self) -> memoryview | None:
+        """The payload itself, where it lies in memory that nobody can change: it need not be copied to be kept."""
 
     def copy_into(self, buffer: memoryview, filled: Callable[[int], None]) -> None:
         """Copies the payload into `buffer[0:size]` in ascending order, and calls `filled` with the bytes that are there each
@@ -88,6 +91,7 @@ class TensorPlan:
     """
 
     content_type: Final = TENSORS
+    fixed: Final = None
 
     def __init__(self, layout: Layout, segments: tuple[Segment, ...], data: list[Array | Writer]) -> None:
         self.layout = layout
@@ -170,6 +174,7 @@ class BytesPlan:
             raise InvalidPayload(where="payload", reason="a memoryview with strides is not bytes in a row")
         self.size = payload.nbytes
         self.metadata: Mapping[str, str] = {}
+        self.fixed = payload.cast("B") if type(payload.obj) is bytes else None
         self._payload = payload
 
     def copy_into(self, buffer: memoryview, filled: Callable[[int], None]) -> None:

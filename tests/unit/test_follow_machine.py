@@ -130,11 +130,12 @@ class Desk:
     def push_expected(self, transfer: bytes, number: int, index: int, size: int = LARGE) -> bool:
         """A chunk comes that is asked about by its bytes; whether it was the expected one."""
         head = header(transfer, index, size)
-        view = self.machine.expects(head.pack())
-        if view is not None:
-            view[:] = payload_of(number, size)[head.offset : head.offset + head.length]
-            self.machine.came(self.now)
-        return view is not None
+        if head.pack() != self.machine.expected:
+            return False
+        place = self.machine.front
+        place[:] = payload_of(number, size)[head.offset : head.offset + head.length]
+        assert self.machine.came(place, self.now) == self.machine.expected
+        return True
 
     def serve(self, request: int, number: int, index: int, size: int = LARGE) -> Out | None:
         """The answer to a read comes; what the machine wants then, or None when it was not awaited."""

@@ -105,11 +105,13 @@ class _Incoming:
     expected: bytes | None = None
     """The header of the pushed chunk that comes next if nothing was lost."""
 
-    def expect(self) -> None:
+    def expect(self) -> bytes | None:
         """Makes up `expected`: comparing 64 bytes is cheaper than taking them apart."""
-        assembly, self.expected = self.assembly, None
-        if self.key is not None and self.fetcher is None and not assembly.complete:
-            self.expected = assembly.header(*self.key).pack()
+        assembly, key, expected = self.assembly, self.key, None
+        if key is not None and self.fetcher is None and assembly.front < assembly.count:
+            expected = assembly.header(*key)
+        self.expected = expected
+        return expected
 
 
 class Follower:
@@ -237,20 +239,27 @@ class Follower:
         index = incoming.assembly.index_of(header)
         return None if incoming.assembly.has(index) else incoming.assembly.view(index)
 
-    def expects(self, header: bytes) -> memoryview | None:
-        """Where the bytes go if this is the header of the very chunk that comes next; None for any other, to be asked `place`."""
+    @property
+    def expected(self) -> bytes | None:
+        """The header of the very chunk that is to be pushed next, whose bytes go to `front`; None in between versions. A chunk
+        with any other header is for `place` to judge."""
         incoming = self._incoming
-        if incoming is None or incoming.expected != header:
-            return None
+        return None if incoming is None else incoming.expected
+
+    @property
+    def front(self) -> memoryview:
+        """Where the bytes of the expected chunk go."""
+        incoming = self._incoming
+        assert incoming is not None and incoming.expected is not None, "nothing is expected"
         return incoming.assembly.view(incoming.assembly.front)
 
-    def came(self, now: float) -> None:
-        """The bytes that were expected are in their place."""
+    def came(self, place: memoryview, now: float) -> bytes | None:
+        """The bytes that were expected are in their `place`, which was the front. Returns what is `expected` next."""
         incoming = self._incoming
-        assert incoming is not None and incoming.expected is not None, "came() follows expects()"
+        assert incoming is not None and incoming.expected is not None, "nothing was expected"
         incoming.touched = now
-        incoming.assembly.add(incoming.assembly.front)
-        incoming.expect()
+        incoming.assembly.came(place)
+        return incoming.expect()
 
     def nap(self, now: float) -> float:
         """Seconds in which nothing has to be looked at: in the middle of a transfer, the time that a few of its chunks take.

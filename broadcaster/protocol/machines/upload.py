@@ -250,9 +250,25 @@ class Assembler:
             ) from None
         return self.assembly.view(index) if index == self.assembly.front else None
 
+    def expects(self, header: bytes, length: int) -> bool:
+        """Whether these are the header of the very chunk that comes next, and the length of its bytes: nearly all are, and
+        comparing is cheaper than taking apart and asking `place`."""
+        assembly = self.assembly
+        if self.state is not AssemblerState.RECEIVING or assembly.complete:
+            return False
+        return header == assembly.header(self.begin.upload_id, 0) and length == len(assembly.view(assembly.front))
+
     def placed(self, header: ChunkHeader, now: float, data: memoryview | None = None) -> Out:
         """The bytes are where `place` said; those of `data` are put there now. Returns credit, about every half window."""
         self.assembly.add(header.offset // CHUNK, data)
+        return self._came(now)
+
+    def next(self, data: memoryview, now: float) -> Out:
+        """The bytes of the chunk that `expects` knew come. Returns credit, as `placed` does."""
+        self.assembly.put(data)
+        return self._came(now)
+
+    def _came(self, now: float) -> Out:
         self._progress = now
         if self._until - self.assembly.front <= self._window // 2 and self._until < self.assembly.count:
             return [self._credit(rewind=False)]

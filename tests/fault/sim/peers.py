@@ -157,11 +157,11 @@ class Actor:
             return
         if pushed and self.leases is not None:
             return  # It is subscribed to no chunks.
-        expected = self.machine.expects(bytes(frames[1])) if pushed else None
-        if expected is not None:
-            expected[:] = frames[2]
+        if pushed and bytes(frames[1]) == self.machine.expected:
+            place = self.machine.front
+            place[:] = frames[2]
             self.expected += 1
-            self.machine.came(now)
+            self.machine.came(place, now)
             return
         header = decode_header(frames[1])
         try:
