@@ -266,14 +266,13 @@ class Calls:
         """The payload as a read-only array, verified: its future ends within `timeout` seconds. Raises NoSpace."""
         seconds = check_timeout(timeout)
         deadline = time.monotonic() + seconds
-        send, pool = self._driver.send_data, self._pool
+        send, pool, run = self._driver.send_data, self._pool, self._driver.run
         if version.size > KEPT_READ:
             buffer = view_of(allocate(version.size), version.size)
-            fetch = Fetch(version, buffer, lambda _, filled: array_of(filled), send, deadline, seconds)
+            fetch = Fetch(version, buffer, lambda _, filled: array_of(filled), send, deadline, seconds, run=run)
         else:
-            fetch = Fetch(
-                version, pool.lend(version.size), lambda _, filled: pool.root(filled), send, deadline, seconds, pool.give
-            )
+            buffer = pool.lend(version.size)
+            fetch = Fetch(version, buffer, lambda _, filled: pool.root(filled), send, deadline, seconds, pool.give, run=run)
         self._driver.post(lambda now: self._driver.add(fetch))
         return fetch
 

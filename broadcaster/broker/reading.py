@@ -12,7 +12,7 @@ from broadcaster.broker.waiting import Waiting
 from broadcaster.catalog import Kept
 from broadcaster.protocol.errors import InvalidRequest
 from broadcaster.protocol.frames import ChunkHeader
-from broadcaster.protocol.limits import CHUNK
+from broadcaster.protocol.limits import CHUNK, READ
 from broadcaster.protocol.messages import Read
 
 HOLD = 2.0
@@ -36,25 +36,31 @@ class Reading:
         memory.let_go = self.let_go
 
     def read(self, read: Read, caller: Caller) -> None:
-        """At most one chunk of a version. Raises InvalidRequest, Busy, or what the catalog says."""
+        """A few chunks of a version, or as far as it goes. Raises InvalidRequest, Busy, or what the catalog says."""
         key = (read.namespace, read.model_id)
         kept = self._rooms.catalog.find(key, read.number)
-        if read.length > CHUNK or read.offset > kept.info.size:
-            raise InvalidRequest(field="offset and length", reason=f"at most {CHUNK} bytes inside a payload of {kept.info.size}")
-        length = min(read.length, kept.info.size - read.offset)
-        self._rooms.stats.count("reads")
-        self._rooms.stats.count("bytes_read", length)
-        header = ChunkHeader(read.request_id, kept.info.size, read.offset, length)
+        size, end = kept.info.size, min(read.offset + read.length, kept.info.size)
+        if read.length > READ or read.offset > size:
+            raise InvalidRequest(field="offset and length", reason=f"at most {READ} bytes inside a payload of {size}")
+        for offset in range(read.offset, max(end, read.offset + 1), CHUNK):
+            length = min(CHUNK, end - offset)
+            self._rooms.stats.count("reads")
+            self._rooms.stats.count("bytes_read", length)
+            self._chunk(key, kept, ChunkHeader(read.request_id, size, offset, length), caller)
+
+    def _chunk(self, key: Key, kept: Kept, header: ChunkHeader, caller: Caller) -> None:
+        """A chunk of a version, at once or as soon as a disk gives it."""
+        number, offset, length = kept.info.number, header.offset, header.length
         if kept.resident:
-            place = self._memory.place(key, read.number)
-            tracker = caller.chunk(header, place.view[read.offset : read.offset + length], track=True)
+            place = self._memory.place(key, number)
+            tracker = caller.chunk(header, place.view[offset : offset + length], track=True)
             if tracker is not None:
                 place.lend(tracker)
             if kept.info.size > CHUNK and not kept.info.archived:
                 self._hold(key, kept)
             return
-        version, archive = self._archiving.versions[key, read.number], self._rooms.archive
-        cached = archive.read_cached(version, read.offset, length)
+        version, archive = self._archiving.versions[key, number], self._rooms.archive
+        cached = archive.read_cached(version, offset, length)
         if cached is not None:
             caller.chunk(header, cached, track=False)
             return
@@ -65,7 +71,7 @@ class Reading:
             else:
                 caller.chunk(header, result, track=False)  # the frame alone keeps the bytes
 
-        job = self._waiting.in_time(caller, lambda: archive.read(version, read.offset, length))
+        job = self._waiting.in_time(caller, lambda: archive.read(version, offset, length))
         submit(self._rooms.readers, self._front, job, finished)
 
     # --- what stays meanwhile ----------------------------------------------------------------------------------------

@@ -21,8 +21,13 @@ EAGER = 4
 """Chunks that may follow `begin` before its answer is here: a small payload needs one round trip, not two."""
 FILLED = 4 << 20
 """Bytes that a learner copies into its slot between two words of how far it is."""
+READ = 4 << 20
+"""Bytes that one read request may ask for: asking costs each end about as much as another copy of a chunk."""
 READS = 8
-"""Read requests that one fetch keeps under way."""
+"""Chunks that one fetch has asked for and does not have yet, at most: what a slow connection does not take waits in the
+broadcaster's memory."""
+FAST_READS = 16
+"""The same, while chunks come faster than one in 10 ms."""
 PAGE = 1000
 """Most entries in one page of a listing; a page also ends before it reaches the size of a control map."""
 

@@ -24,7 +24,7 @@ from broadcaster.catalog import Catalog, Retention
 from broadcaster.eventlog import EventLog
 from broadcaster.numbers import Numbers
 from broadcaster.protocol.errors import BroadcasterError
-from broadcaster.protocol.limits import CHUNK, CONTROL, EAGER, IDLE_UPLOAD, INLINE, PROTOCOL, WINDOW
+from broadcaster.protocol.limits import CHUNK, CONTROL, EAGER, IDLE_UPLOAD, INLINE, PROTOCOL, READ, WINDOW
 from broadcaster.protocol.messages import Hello, Welcome
 from broadcaster.registry import Registry
 from broadcaster.security import Book, KeyDirectory
@@ -202,6 +202,7 @@ class Core:
                 "chunk": CHUNK,
                 "inline": INLINE,
                 "control": CONTROL,
+                "read": READ,
                 "window": WINDOW,
                 "eager": EAGER,
                 "max_payload": min(self._options.max_payload, self._retention.budget),

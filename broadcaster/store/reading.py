@@ -53,26 +53,22 @@ class OpenBlobs:
         try:
             yield blob
         finally:
-            with self._lock:
-                blob.readers -= 1
-                if blob.dropped and not blob.readers:
-                    os.close(blob.fd)
+            self.give_back(blob)
 
-    @contextmanager
-    def borrow_open(self, sha256: str) -> Iterator[OpenBlob | None]:
-        """The blob if it is open already, else None: nothing is asked of the disk."""
+    def take_open(self, sha256: str) -> OpenBlob | None:
+        """The blob if it is open already, until it is given back; else None: nothing is asked of the disk."""
         with self._lock:
             blob = self._open.get(sha256)
             if blob is not None:
                 blob.readers += 1
-        try:
-            yield blob
-        finally:
-            if blob is not None:
-                with self._lock:
-                    blob.readers -= 1
-                    if blob.dropped and not blob.readers:
-                        os.close(blob.fd)
+            return blob
+
+    def give_back(self, blob: OpenBlob) -> None:
+        """One reader less."""
+        with self._lock:
+            blob.readers -= 1
+            if blob.dropped and not blob.readers:
+                os.close(blob.fd)
 
     def drop(self, sha256: str) -> None:
         """Forget the descriptor: the name means another file now, or none."""
@@ -134,14 +130,16 @@ class Reader:
             return None
         first = offset // version.chunk_size
         start, stop = first * version.chunk_size, min(version.info.size, -(-end // version.chunk_size) * version.chunk_size)
-        with self.open.borrow_open(version.sha256) as blob:
-            if blob is None:
-                return None
-            buffer = self._pool.take(stop - start)
-            try:
-                count = os.preadv(blob.fd, [buffer], start, _NOWAIT)
-            except OSError:
-                return None  # Not in the page cache, or a file system that cannot tell.
+        blob = self.open.take_open(version.sha256)
+        if blob is None:
+            return None
+        buffer = self._pool.take(stop - start)
+        try:
+            count = os.preadv(blob.fd, [buffer], start, _NOWAIT)
+        except OSError:
+            return None  # Not in the page cache, or a file system that cannot tell.
+        finally:
+            self.open.give_back(blob)
         if count < len(buffer) or _fault(version, buffer, first)[0] is not None:
             return None
         return buffer[offset - start : end - start].toreadonly()

@@ -68,6 +68,7 @@ class AliasFeed(Waiting):
         """Never told of a version: who follows an alias is no part of the lag table."""
         self._outside = outside
         self._send = send
+        self.decide()
         self._heard: tuple[int, float] | None = None
 
     def is_news(self, number: int, than: int) -> bool:
@@ -86,7 +87,8 @@ class AliasFeed(Waiting):
         return min([*self._waiters_due(), self.follower.deadline])
 
     def decide(self) -> None:
-        """Slots may have come or gone, which changes nothing here."""
+        """The broadcaster may be another one: what it takes is thought over."""
+        self.follower.run = self._outside.run
 
     def start(self, now: float) -> None:
         self._do(lambda: self.follower.start(now), now)

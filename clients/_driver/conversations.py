@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from typing import Any
 
 import zmq
 
@@ -15,6 +16,7 @@ from broadcaster.protocol.messages import Done, Error, Message, Reply
 from clients._driver.alias_feed import AnyFeed
 from clients._driver.channel import NOW, Channel
 from clients._driver.feed import Feed
+from clients._driver.fetching import Fetch
 from clients._driver.owner import KEY, Owner, Reader
 from clients._driver.uploading import Upload
 
@@ -39,6 +41,8 @@ class Conversations:
         """Messages that were dropped because they broke the rules."""
         self.moved = True
         """A deadline may have come nearer since the loop looked at them last."""
+        self._reading: Fetch[Any] | None = None
+        """Whose bytes came last on the data channel."""
         self._receivers = {"data": self._receive_data, "push": self._receive_push, "upload": self._receive_upload}
 
     def add(self, owner: Reader) -> None:
@@ -66,6 +70,8 @@ class Conversations:
     def forget(self, owner: Owner) -> None:
         for table in (self.owners, self.readers, self.uploads):
             table.pop(owner.key, None)
+        if self._reading is owner:
+            self._reading = None  # It would keep the payload's memory.
 
     # --- who follows -------------------------------------------------------------------------------------------------
 
@@ -106,8 +112,10 @@ class Conversations:
             frames = [frame]
             if channel.name == "push" and frame.bytes[-1:] == names.CHUNKS:
                 frames = self._after_run(channel, frame, now)
-                if not frames:
-                    return
+            elif channel.name == "data" and self._reading is not None:
+                frames = self._after_reads(channel, frame, self._reading, now)
+            if not frames:
+                return
             self.moved = True
             try:
                 receive(channel.rest(frames), now)
@@ -146,6 +154,30 @@ class Conversations:
         except zmq.Again:
             return []
         return [channel.framed(topic, more=True)]
+
+    def _after_reads(self, channel: Channel, frame: zmq.Frame, fetch: Fetch[Any], now: float) -> list[zmq.Frame]:
+        """As `_after_run`, of the answers to the reads of a fetch: two empty frames come before each header."""
+        empty, receive, receive_into = b"", channel.socket.recv, channel.socket.recv_into
+        if len(frame) or not frame.more:
+            return [frame]
+        try:
+            for _ in range(BURST):
+                second = receive(NOW)
+                if second:
+                    return [channel.framed(empty, more=True), channel.framed(second)]
+                header, fetcher = receive(NOW), fetch.fetcher
+                if fetcher is None or header != fetcher.expected:
+                    self._reading = None
+                    return [channel.framed(empty, more=True), channel.framed(empty, more=True), channel.framed(header)]
+                place = fetcher.front
+                if receive_into(place, flags=NOW) == len(place):
+                    self.turn(fetch, lambda place=place: fetch.next(place, now))  # type: ignore[misc]
+                first = receive(NOW)
+                if first:
+                    return [channel.framed(first)]
+        except zmq.Again:
+            return []
+        return [channel.framed(empty, more=True)]
 
     def nap(self, now: float) -> float:
         """Seconds in which nothing has to be looked at but what users want. Only where one model's transfer is all there is."""
@@ -187,6 +219,7 @@ class Conversations:
         reader = self.readers.get(header.transfer[:KEY])
         if reader is not None and reader.wants(header):
             self.turn(reader, lambda: reader.put(header, frames[3].buffer, now))
+            self._reading = reader if isinstance(reader, Fetch) else None
 
     def _receive_reply(self, frames: list[zmq.Frame], now: float) -> None:
         message = decode([frame.buffer for frame in frames[1:3]])

@@ -46,6 +46,10 @@ class Outside(Protocol):
 
     no_slots: str
 
+    @property
+    def run(self) -> int:
+        """Chunks that one read may ask for."""
+
     def subscribe(self, topic: bytes, *, wanted: bool) -> None: ...
     def add(self, owner: Reader) -> None: ...
     def epoch_seen(self, epoch: int, now: float) -> None: ...
@@ -87,6 +91,7 @@ class Feed(Waiting):
         self._chunks = self.delivery.chunks
         """Whether chunks are subscribed to, or will be with `topics`."""
         self.follower.shared = self.delivery.leases is not None
+        self.follower.run = outside.run
 
     # --- the loop's side -------------------------------------------------------------------------------------------
 
@@ -106,7 +111,8 @@ class Feed(Waiting):
         return self._chunks
 
     def decide(self) -> None:
-        """Slots may have come or gone: how versions are to come is thought over."""
+        """Slots may have come or gone, and the broadcaster may be another one: how versions are to come is thought over."""
+        self.follower.run = self._outside.run
         self.delivery.decide(self._outside.leases, self._outside.no_slots)
         self._settle()
 
@@ -268,7 +274,8 @@ class Feed(Waiting):
             buffer = self.pool.lend(version.size)
         except BroadcasterError as error:
             return futures.failed(error)
-        fetch = Fetch(version, buffer, self._fetched, self._send, time.monotonic() + FETCH_TIMEOUT, FETCH_TIMEOUT, self.pool.give)
+        until, run = time.monotonic() + FETCH_TIMEOUT, self._outside.run
+        fetch = Fetch(version, buffer, self._fetched, self._send, until, FETCH_TIMEOUT, self.pool.give, run=run)
         self._outside.add(fetch)
         return fetch.future
 

@@ -31,14 +31,17 @@ class Fetch(Generic[T]):
         deadline: float,
         timeout: float,
         dropped: Callable[[memoryview], None] | None = None,
+        *,
+        run: int = 1,
     ) -> None:
+        """`run`: chunks that one read may ask for."""
         ids = Ids()
         self.key = ids.key
         self.future: Future[T] = futures.new()
         self.over = False
         self.version = version
         self._assembly = Assembly(buffer)
-        self._fetcher = Fetcher(version, self._assembly, ids.make, until=deadline)
+        self._fetcher = Fetcher(version, self._assembly, ids.make, run=run, until=deadline)
         self._turn = turn
         self._send = send
         self._until = deadline
@@ -65,6 +68,14 @@ class Fetch(Generic[T]):
 
     def put(self, header: ChunkHeader, data: memoryview, now: float) -> None:
         self._act(self._fetcher.placed(header, now, data))
+
+    @property
+    def fetcher(self) -> Fetcher | None:
+        return None if self.over else self._fetcher
+
+    def next(self, place: memoryview, now: float) -> None:
+        """The bytes of the answer that the fetcher expected are in their place."""
+        self._act(self._fetcher.next(place, now))
 
     def expire(self, now: float) -> bool:
         if now >= self._until:

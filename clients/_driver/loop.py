@@ -28,7 +28,7 @@ from broadcaster.protocol.errors import (
 )
 from broadcaster.protocol.frames import Buffer, Chunk
 from broadcaster.protocol.keyfile import Key
-from broadcaster.protocol.limits import PROTOCOL, RETRY
+from broadcaster.protocol.limits import CHUNK, PROTOCOL, READ, RETRY
 from broadcaster.protocol.messages import Hello, Message, Welcome
 from clients._address import Address
 from clients._driver import futures
@@ -238,6 +238,12 @@ class Driver:
         elif self._leases is None or self._leases.directory is not self.slots:
             self._leases = Leases(self.slots)
         return self._leases
+
+    @property
+    def run(self) -> int:
+        """Chunks that one read may ask for, as the broadcaster says. May be read from any thread."""
+        limits = {} if self.welcome is None else self.welcome.limits
+        return max(1, min(limits.get("read", CHUNK), READ) // CHUNK)
 
     def send_data(self, message: Message | Chunk, payload: Buffer | zmq.Frame | None = None) -> None:
         assert isinstance(message, Message)

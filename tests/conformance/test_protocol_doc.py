@@ -172,6 +172,7 @@ def size(count: int) -> str:
 
 LIMITS = {
     "one control map": size(limits.CONTROL),
+    "one `read`": size(limits.READ),
     "one chunk": size(limits.CHUNK),
     "payload inside `publish`": size(limits.CHUNK),
     "payload inside an event or `state`": size(limits.INLINE),

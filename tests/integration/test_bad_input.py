@@ -14,7 +14,7 @@ import msgpack
 import pytest
 
 from broadcaster.protocol.frames import ChunkHeader
-from broadcaster.protocol.limits import CHUNK, CONTROL
+from broadcaster.protocol.limits import CONTROL, READ
 from tests.bare_peer import BarePeer, Said, digest, heard, staged, wait_until
 from tests.broadcaster_process import BroadcasterProcess
 
@@ -75,7 +75,7 @@ def test_an_unknown_model_and_an_unknown_version_are_named(peer: BarePeer, model
 
 def test_a_read_out_of_range_is_refused(peer: BarePeer, model: str) -> None:
     peer.publish(model, b"x" * 100)
-    for offset, length in [(101, 1), (0, CHUNK + 1), (1 << 62, 1), (0, 1 << 62)]:
+    for offset, length in [(101, 1), (0, READ + 1), (1 << 62, 1), (0, 1 << 62)]:
         refused(peer.ask("read", model_id=model, number=1, offset=offset, length=length), "invalid-request", "offset", "100")
     assert peer.ask("read", model_id=model, number=1, offset=90, length=100).payload == b"x" * 10
     assert peer.ask("read", model_id=model, number=1, offset=100, length=1).payload == b""

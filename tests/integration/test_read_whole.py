@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from broadcaster.broker import reading
 from broadcaster.catalog import Retention
 from broadcaster.slots import SlotPool
-from tests.bare_peer import CHUNK, BarePeer, Said, wait_until
+from tests.bare_peer import CHUNK, WAIT, BarePeer, Said, heard, wait_until
 from tests.integration.cores import rooms, serving
 
 SIZE = 2 * CHUNK + 5
@@ -44,6 +45,22 @@ def test_a_version_that_is_being_read_is_read_whole_though_newer_ones_push_it_ou
             read += part(peer, 1, offset).payload or b""
         assert read == payload(1)
         assert part(peer, 2, 0).code == "version-evicted"
+
+
+@pytest.mark.parametrize("archived", [False, True])
+@pytest.mark.parametrize(("offset", "length"), [(0, 4 * CHUNK), (CHUNK, 2 * CHUNK), (7, CHUNK + 1), (2 * CHUNK, 4 * CHUNK)])
+def test_a_longer_read_is_answered_chunk_by_chunk(tmp_path: Path, archived: bool, offset: int, length: int) -> None:
+    with serving(tmp_path) as (_, peer):
+        payload = os.urandom(SIZE + CHUNK)
+        assert peer.publish("policy", payload, archived=archived).kind == "done"
+        said = [peer.ask("read", model_id="policy", number=1, offset=offset, length=length)]
+        wanted = payload[offset : offset + length]
+        while sum(len(one.payload or b"") for one in said) < len(wanted):
+            said.append(heard(peer.data, "the next chunk", WAIT, envelope=1))
+        pieces = sorted(range(0, len(wanted), CHUNK))
+        assert sorted(len(one.payload or b"") for one in said) == sorted(len(wanted[at : at + CHUNK]) for at in pieces)
+        assert {one.fields["request_id"] for one in said} == {said[0].fields["request_id"]}
+        assert {bytes(one.payload or b"") for one in said} == {wanted[at : at + CHUNK] for at in pieces}
 
 
 def test_a_reader_that_went_away_keeps_nothing_for_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -193,7 +193,7 @@ class Full(BufferPool):
 
 def test_a_version_that_finds_no_memory_is_tried_again_in_a_while() -> None:
     sent: list = []
-    outside: Any = SimpleNamespace(add=None, epoch_seen=lambda epoch, now: None, leases=None, no_slots="")
+    outside: Any = SimpleNamespace(add=None, epoch_seen=lambda epoch, now: None, leases=None, no_slots="", run=1)
     made = Feed("default", "policy", Delivery("auto", verify=False), outside, sent.append)
     made.pool = made.follower._pool = pool = Full()
     made.start(0.0)

@@ -43,7 +43,7 @@ def fetcher(held: tuple[int, ...] = (), *, reads: int = 2, digest: str | None = 
     for index in held:
         assembly.view(index)[:] = PAYLOAD[index * CHUNK : (index + 1) * CHUNK]
         assembly.add(index)
-    return Fetcher(version(digest=digest), assembly, ids(), reads=reads)
+    return Fetcher(version(digest=digest), assembly, ids(), reads=reads, fast_reads=reads)
 
 
 def read(number: int, index: int) -> Read:
@@ -169,6 +169,95 @@ def test_what_came_another_way_is_neither_read_nor_waited_for() -> None:
     machine.assembly.add(1)
     assert machine.came(0.6) == []
     assert machine.state is FetcherState.DONE
+
+
+def of_many(count: int, held: tuple[int, ...] = (), **given: int) -> Fetcher:
+    """A fetcher of that many chunks of zeros, some of which are here."""
+    payload = bytes(count * CHUNK)
+    assembly = Assembly(memoryview(bytearray(len(payload))))
+    for index in held:
+        assembly.add(index)
+    return Fetcher(version(payload), assembly, ids(), **given)
+
+
+def asked(out: list[object]) -> list[tuple[int, range]]:
+    """What is asked for: the number in the id, and the chunks."""
+    reads = [one for one in out if isinstance(one, Read)]
+    assert len(reads) == len(out) and all(one.offset % CHUNK == 0 and one.length % CHUNK == 0 for one in reads)
+    first = [(int.from_bytes(one.request_id, "big"), one.offset // CHUNK, one.length // CHUNK) for one in reads]
+    return [(number, range(start, start + length)) for number, start, length in first]
+
+
+def comes(machine: Fetcher, number: int, index: int, now: float = 0.0) -> list[tuple[int, range]] | None:
+    """Chunk `index` comes as an answer to a request; what is asked for then, or None when it is not wanted."""
+    header = ChunkHeader(id_of(number), machine.assembly.size, index * CHUNK, CHUNK)
+    return None if machine.place(header) is None else asked(list(machine.placed(header, now)))
+
+
+def test_one_request_asks_for_as_many_chunks_in_a_row_as_it_may() -> None:
+    machine = of_many(9, held=(2,), run=4, reads=8, fast_reads=8)
+    assert asked(list(machine.start(0.0))) == [(1, range(2)), (2, range(3, 7))]  # Seven under way would leave no room for four.
+    assert comes(machine, 2, 4) == [] and comes(machine, 2, 4) is None
+    assert comes(machine, 1, 1) == [(3, range(7, 9))]
+    for number, index in ((1, 0), (2, 3), (2, 6), (3, 8), (2, 5)):
+        assert machine.owns(id_of(number)) and comes(machine, number, index) == []
+    assert not machine.owns(id_of(1)) and not machine.owns(id_of(2)) and machine.state is FetcherState.READING
+    assert comes(machine, 3, 7) == [] and machine.state is FetcherState.DONE
+
+
+def test_a_request_whose_answer_came_in_part_asks_for_the_rest() -> None:
+    machine = of_many(8, run=4, reads=8, fast_reads=8)
+    assert asked(list(machine.start(0.0))) == [(1, range(4)), (2, range(4, 8))]
+    for number, index in ((1, 0), (1, 2), (2, 4)):
+        assert comes(machine, number, index) == []
+    assert asked(list(machine.expire(1.0))) == [(1, range(1, 4)), (2, range(5, 8))]
+    assert comes(machine, 1, 2, 1.0) is None  # It lies between two that are missing, and comes again.
+    for index in (1, 3):
+        assert comes(machine, 1, index, 1.0) == []
+    machine.assembly.add(6)  # It came another way.
+    assert machine.came(1.5) == [] and asked(list(machine.expire(9.0))) == [(2, range(5, 8))]
+
+
+def test_a_chunk_of_another_request_is_refused() -> None:
+    machine = of_many(8, run=4, reads=8)
+    machine.start(0.0)
+    with pytest.raises(RemoteProtocolError, match="asked for chunks"):
+        machine.place(ChunkHeader(id_of(1), 8 * CHUNK, 5 * CHUNK, CHUNK))
+    assert machine.state is FetcherState.READING and comes(machine, 2, 5) == []
+
+
+def test_the_answer_that_comes_next_is_known_by_its_header() -> None:
+    machine = of_many(6, run=2, reads=4, fast_reads=4)
+    machine.start(0.0)
+    for index in range(6):
+        header = ChunkHeader(id_of(index // 2 + 1), 6 * CHUNK, index * CHUNK, CHUNK)
+        assert machine.expected == header.pack() and machine.place(header) is not None
+        place = machine.front
+        place[:] = bytes(CHUNK)
+        out = asked(list(machine.next(place, 0.0)))
+        assert out == ([(3, range(4, 6))] if index == 1 else []) and not machine.over == (index < 5)
+    assert machine.expected is None and machine.state is FetcherState.DONE
+
+
+def test_the_header_of_what_is_not_asked_for_is_not_expected() -> None:
+    machine = of_many(4, run=1, reads=2, fast_reads=2)
+    machine.start(0.0)
+    assert comes(machine, 2, 1) == [(3, range(2, 3))]
+    assert machine.expected == ChunkHeader(id_of(1), 4 * CHUNK, 0, CHUNK).pack()  # Not the third, which is no longer the front.
+    machine.assembly.add(0)
+    assert machine.came(0.0) == [] or machine.expected is not None
+
+
+@pytest.mark.parametrize(("seconds", "more"), [(0.009, True), (0.011, False)])
+def test_where_chunks_come_fast_more_are_under_way(seconds: float, more: bool) -> None:
+    machine = of_many(40, run=1, reads=4, fast_reads=8)
+    under_way, now = len(machine.start(100.0)), 100.0
+    for index in range(20):
+        now += seconds
+        out = comes(machine, index + 1, index, now)
+        assert out is not None
+        under_way += len(out) - 1
+        assert under_way == (8 if more and index else 4)
 
 
 def test_other_messages_do_not_disturb_it() -> None:

@@ -67,6 +67,8 @@ class AliasFollower:
         self.gaps = 0
         self.repaired = 0
         """Versions that were read, which is all that came out."""
+        self.run = 1
+        """Chunks that one read may ask for, as the broadcaster says."""
         self._make_id = make_id
         self._pool = pool
         self._retry = retry
@@ -214,7 +216,8 @@ class AliasFollower:
                 return []  # Who moves it faster than it can be read is followed in steps.
             self._stop()
             self._given_way = True
-        self._fetcher = Fetcher(version, Assembly(self._pool.lend(version.size)), self._make_id, retry=self._retry)
+        assembly = Assembly(self._pool.lend(version.size))
+        self._fetcher = Fetcher(version, assembly, self._make_id, run=self.run, retry=self._retry)
         return self._fetching(self._fetcher.start(now), now)
 
     def _fetching(self, asked: list[Message | Chunk], now: float) -> Out:

@@ -154,7 +154,7 @@ class State(Reply):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Read(Request):
-    """Bytes of a payload: at most 1 MiB from `offset`. Answered with a chunk, not with a map."""
+    """Bytes of a payload: at most 4 MiB from `offset`. Answered with a chunk for each MiB, not with a map."""
 
     KIND: ClassVar[bytes] = b"read"
     model_id: str = rule(text)

@@ -117,6 +117,7 @@ class Halfway:
 
     content_type = "application/octet-stream"
     metadata: dict[str, str] = {}
+    fixed = None
 
     def __init__(self, size: int, byte: int) -> None:
         self.size = size

@@ -127,11 +127,16 @@ class SmallBroadcaster:
         upload = self._uploads.get(header.transfer)
         if upload is None:
             return []
+        goes_on = upload.assembler.expects(header.pack(), len(data))
         view = upload.assembler.place(header)
         if view is None:
+            assert not goes_on
             return [encode(answer) for answer in _messages(upload.assembler.dropped(header, now))]
         pushed = ChunkHeader(upload.transfer, header.size, header.offset, header.length, upload.attempt)
         self.pushed.append([b"", pushed.pack(), data])
+        if goes_on and self.random.random() < 0.5:
+            assert upload.assembler.assembly.header(upload.transfer, upload.attempt) == pushed.pack()
+            return [encode(answer) for answer in _messages(upload.assembler.next(memoryview(data), now))]
         return [encode(answer) for answer in _messages(upload.assembler.placed(header, now, memoryview(data)))]
 
     def _commit(self, commit: Commit, now: float) -> Iterable[Message]:

@@ -12,7 +12,7 @@ from broadcaster.protocol.limits import BEACON_IDLE
 from broadcaster.protocol.machines.alias import AliasFollower, AliasState, Moved, Out
 from broadcaster.protocol.messages import Error, GetVersion, Read, Version
 from tests.fault.sim.broadcaster import KEY, MODEL, NAMESPACE, Frames, SmallBroadcaster, digest_of
-from tests.fault.sim.link import Link, lossy_push
+from tests.fault.sim.link import Faults, Link, lossy_push
 from tests.fault.sim.peers import CountingPool, wire
 from tests.fault.sim.world import World
 
@@ -226,14 +226,15 @@ def test_without_faults_each_move_is_shown_in_order(seed: int, small_chunks: int
     actor.close()
 
 
-def test_an_alias_that_moves_faster_than_it_can_be_read_is_followed_in_steps(small_chunks: int) -> None:
+@pytest.mark.parametrize("faults", [Faults(delay=0.7), Faults(loss=0.05, delay=0.3)])
+def test_an_alias_that_moves_faster_than_it_can_be_read_is_followed_in_steps(small_chunks: int, faults: Faults) -> None:
     world = AliasWorld(1, small_chunks)
     world.heal()
     for _ in range(4):
         world.publish(20 * small_chunks)
         world.run(100.0, until=lambda: not world.learners)
     actor = world.follower()
-    actor.back.faults = lossy_push(Random(3))
+    actor.back.faults = faults
     for step in range(60):
         world.aliases.move(1 + step % 4, world.now)
         world.run(0.4)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from random import Random
 
 import pytest
 
+from broadcaster.protocol import limits
 from broadcaster.protocol.assembly import Assembly
 from broadcaster.protocol.errors import DigestMismatch, RemoteProtocolError, VersionEvicted
 from broadcaster.protocol.frames import ChunkHeader, decode, decode_header, encode
-from broadcaster.protocol.limits import READS
+from broadcaster.protocol.limits import FAST_READS
 from broadcaster.protocol.machines.fetch import Fetcher, FetcherState, Out
 from broadcaster.protocol.messages import Error, Read
 from broadcaster.protocol.version import VersionInfo
@@ -25,14 +27,16 @@ class Server:
         self.payload = payload
         self.gone_at = gone_at
 
-    def answer(self, frames: Frames, now: float) -> list[bytes]:
+    def answer(self, frames: Frames, now: float) -> Iterator[list[bytes]]:
         read = decode(frames)
         assert isinstance(read, Read)
-        if now >= self.gone_at:
-            error = VersionEvicted(model_id=read.model_id, number=read.number)
-            return encode(Error(request_id=read.request_id, code=error.code, message=str(error), facts=error.facts))
-        data = self.payload[read.offset : read.offset + read.length]
-        return [b"", ChunkHeader(read.request_id, len(self.payload), read.offset, len(data)).pack(), data]
+        for offset in range(read.offset, min(read.offset + read.length, len(self.payload)), limits.CHUNK):
+            if now >= self.gone_at:
+                error = VersionEvicted(model_id=read.model_id, number=read.number)
+                yield encode(Error(request_id=read.request_id, code=error.code, message=str(error), facts=error.facts))
+                return
+            data = self.payload[offset : min(offset + limits.CHUNK, read.offset + read.length)]
+            yield [b"", ChunkHeader(read.request_id, len(self.payload), offset, len(data)).pack(), data]
 
 
 class Reading:
@@ -53,7 +57,10 @@ class Reading:
             if random.random() < 0.3:
                 assembly.view(index)[:] = payload[index * 64 : index * 64 + 64]
                 assembly.add(index)
-        self.machine = Fetcher(version, assembly, lambda: random.randbytes(16))
+        self.run_of = random.choice([1, 2, 4])
+        self.machine = Fetcher(version, assembly, lambda: random.randbytes(16), run=self.run_of)
+        self.random = random
+        self.expected = 0
         self.out, self.back = Link(random, profile(random)), Link(random, profile(random))
         self.server = server
         self.now = 50.0
@@ -67,7 +74,8 @@ class Reading:
                 return
             self.now = max(self.now, min(due))
             while (frames := self.out.take(self.now)) is not None:
-                self.back.send(self.server.answer(frames, self.now), self.now)
+                for answer in self.server.answer(frames, self.now):
+                    self.back.send(answer, self.now)
             while (frames := self.back.take(self.now)) is not None:
                 self._arrived(frames)
             self._send(self.machine.expire(self.now))
@@ -79,6 +87,12 @@ class Reading:
         if frames[0]:
             self._send(self.machine.receive(decode(frames), self.now))
             return
+        if self.random.random() < 0.5 and bytes(frames[1]) == self.machine.expected:
+            place = self.machine.front
+            place[:] = frames[2]
+            self.expected += 1
+            self._send(self.machine.next(place, self.now))
+            return
         header = decode_header(frames[1])
         view = self.machine.place(header)
         if view is not None:
@@ -86,8 +100,9 @@ class Reading:
             self._send(self.machine.placed(header, self.now))
 
     def _send(self, out: Out) -> None:
-        assert len(out) <= READS
+        assert len(out) <= FAST_READS
         for item in out:
+            assert isinstance(item, Read) and 0 < item.length <= self.run_of * limits.CHUNK
             self.requests += 1
             self.out.send(wire(item), self.now)
 
