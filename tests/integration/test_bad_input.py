@@ -131,6 +131,10 @@ def test_a_chunk_whose_header_does_not_fit_its_bytes_is_dropped(peer: BarePeer, 
     peer.chunk(upload_id, PAYLOAD, 0, offset=1 << 62)
     peer.upload.send_multipart([b"", b"short header", PAYLOAD[:MIB]])
     for index in range(4):
+        # Also in the middle, where the next header is known: with too many bytes, and with too few.
+        wrong = ChunkHeader(upload_id, len(PAYLOAD), index * MIB, len(PAYLOAD[index * MIB :][:MIB])).pack()
+        for data in (PAYLOAD[:MIB] + b"x", b"few", b""):
+            peer.upload.send_multipart([b"", wrong, data])
         peer.chunk(upload_id, PAYLOAD, index)
     peer.say("commit", upload_id, digest=digest(PAYLOAD))
     assert peer.outcome().kind == "done"

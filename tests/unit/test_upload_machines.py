@@ -271,6 +271,33 @@ def test_bytes_may_be_hashed_while_they_are_copied() -> None:
     assert machine.commit(COMMIT, 40.0) == [] and bytes(machine.assembly.buffer) == PAYLOAD
 
 
+def test_the_chunk_that_comes_next_is_known_by_its_header_and_length() -> None:
+    machine = assembler(window=4)
+    machine.start(10.0)
+    out: list[Out] = []
+    for index in range(COUNT):
+        data = memoryview(PAYLOAD)[index * CHUNK : (index + 1) * CHUNK]
+        others = [header(other).pack() for other in range(COUNT) if other != index]
+        assert not any(
+            machine.expects(other, len(data)) for other in [*others, replace(header(index), transfer=b"o" * 16).pack(), b""]
+        )
+        assert not machine.expects(header(index).pack(), len(data) - 1) and not machine.expects(header(index).pack(), 0)
+        assert machine.expects(header(index).pack(), len(data))
+        out.append(machine.next(data, 20.0 + index))
+    assert out == [[], [credit(2, 6)], [], [credit(4, COUNT)], [], [], []]
+    assert not machine.expects(header(COUNT - 1).pack(), len(PAYLOAD) - (COUNT - 1) * CHUNK)
+    assert machine.deadline == 20.0 + COUNT - 1 + IDLE_UPLOAD
+    assert machine.commit(COMMIT, 40.0) == [] and bytes(machine.assembly.buffer) == PAYLOAD
+
+
+def test_nothing_is_expected_of_an_upload_that_failed() -> None:
+    machine = assembler()
+    machine.start(10.0)
+    with pytest.raises(SizeMismatch):
+        machine.place(replace(header(0), size=1))
+    assert machine.state is AssemblerState.FAILED and not machine.expects(header(0).pack(), CHUNK)
+
+
 def test_the_window_is_not_larger_than_the_payload() -> None:
     assert assembler().start(10.0) == [credit(0, COUNT)]
 
