@@ -2,9 +2,9 @@
 
     python -m benchmarks.upload [--quick]
 
-Nobody follows. Ours copies the weights (a snapshot: the learner goes on changing them), hashes, sends, is hashed again, becomes a
-version. The peer hashes, sends, is hashed again, is acknowledged; once as it is, and once with a copy into a kept buffer first,
-as every publisher needs whose weights may change while they are sent.
+Nobody follows. Ours copies the weights (a snapshot: the learner goes on changing them; bytes cannot change and are not copied),
+hashes, sends, is hashed again, becomes a version. The peer hashes, sends, is hashed again, is acknowledged; once as it is, and
+once with a copy into a kept buffer first, as every publisher needs whose weights may change while they are sent.
 """
 
 from __future__ import annotations
