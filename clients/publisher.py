@@ -79,10 +79,10 @@ class Publisher:
     ) -> VersionInfo:
         """Makes `weights` the newest version, and returns what is known of it once it is as durable as asked.
 
-        `weights` is a tree of numpy, torch or jax arrays, bytes, or the Path of a file or directory. They may change
-        once this has returned. `archived` keeps the version on disk for ever. `metrics` maps names to single numbers, `user_data`
-        text to text. `progress` is told bytes done and in all, now and then. A retry with the same `upload_id` (16 bytes) makes no
-        second version.
+        `weights` is a tree of numpy, torch or jax arrays, bytes, or the Path of a file or directory. They may change once this
+        has returned. `archived` keeps the version on disk for ever. `metrics` maps names to single numbers, `user_data` text to
+        text. `progress` is told bytes done and in all, now and then. A retry with the same `upload_id` (16 bytes) makes no second
+        version.
 
         Raises InvalidPayload, InvalidRequest, PayloadTooLarge, BudgetExceeded, NoSpace, StoreError, AccessDenied; Fenced when
         another publisher is the model's only one, for ever if this one was; RequestTimeout when the outcome is not known after
