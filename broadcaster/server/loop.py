@@ -48,6 +48,8 @@ log = logging.getLogger("broadcaster.server")
 
 _TURN = 64
 """Messages taken from one socket before the others have their turn."""
+_SLICE = 0.02
+"""Seconds after which they have it anyway: a read may be answered with 4 MiB out of the page cache."""
 _TICK = 0.5
 """Seconds between looks at what expires."""
 _DELAY = 0.05
@@ -242,11 +244,14 @@ class Loop:
 
     def _drain(self, socket: zmq.Socket[bytes], turn: Callable[[Frames], None]) -> None:
         ask = socket is not self._channels.push  # Where libzmq looks at all topics when a subscriber goes.
+        until = self._clock() + _SLICE
         for _ in range(_TURN):
             frames = receive(socket, ask=ask)
             if frames is None:
                 return
             turn(frames)
+            if self._clock() >= until:
+                return
 
     def _run_posted(self) -> None:
         self._wake.recv(4096)
