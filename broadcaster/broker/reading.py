@@ -14,6 +14,7 @@ from broadcaster.protocol.errors import InvalidRequest
 from broadcaster.protocol.frames import ChunkHeader
 from broadcaster.protocol.limits import CHUNK, READ
 from broadcaster.protocol.messages import Read
+from broadcaster.store.values import ArchivedVersion
 
 HOLD = 2.0
 """Seconds for which a transient version stays in memory behind a read of a part of it."""
@@ -42,37 +43,46 @@ class Reading:
         size, end = kept.info.size, min(read.offset + read.length, kept.info.size)
         if read.length > READ or read.offset > size:
             raise InvalidRequest(field="offset and length", reason=f"at most {READ} bytes inside a payload of {size}")
-        for offset in range(read.offset, max(end, read.offset + 1), CHUNK):
-            length = min(CHUNK, end - offset)
-            self._rooms.stats.count("reads")
-            self._rooms.stats.count("bytes_read", length)
-            self._chunk(key, kept, ChunkHeader(read.request_id, size, offset, length), caller)
-
-    def _chunk(self, key: Key, kept: Kept, header: ChunkHeader, caller: Caller) -> None:
-        """A chunk of a version, at once or as soon as a disk gives it."""
-        number, offset, length = kept.info.number, header.offset, header.length
+        headers = [
+            ChunkHeader(read.request_id, size, offset, min(CHUNK, end - offset))
+            for offset in range(read.offset, max(end, read.offset + 1), CHUNK)
+        ]
+        self._rooms.stats.count("reads", len(headers))
+        self._rooms.stats.count("bytes_read", end - read.offset)
         if kept.resident:
-            place = self._memory.place(key, number)
-            tracker = caller.chunk(header, place.view[offset : offset + length], track=True)
-            if tracker is not None:
-                place.lend(tracker)
-            if kept.info.size > CHUNK and not kept.info.archived:
+            place = self._memory.place(key, read.number)
+            for header in headers:
+                tracker = caller.chunk(header, place.view[header.offset : header.offset + header.length], track=True)
+                if tracker is not None:
+                    place.lend(tracker)
+            if size > CHUNK and not kept.info.archived:
                 self._hold(key, kept)
-            return
-        version, archive = self._archiving.versions[key, number], self._rooms.archive
-        cached = archive.read_cached(version, offset, length)
-        if cached is not None:
+        else:
+            self._read_archived(self._archiving.versions[key, read.number], headers, caller)
+
+    def _read_archived(self, version: ArchivedVersion, headers: list[ChunkHeader], caller: Caller) -> None:
+        """At once as far as the page cache has them, the rest as soon as the disk gives it: or why it does not, once."""
+        archive = self._rooms.archive
+        for index, header in enumerate(headers):
+            cached = archive.read_cached(version, header.offset, header.length)
+            if cached is None:
+                left = headers[index:]
+                break
             caller.chunk(header, cached, track=False)
+        else:
             return
 
-        def finished(result: memoryview | BaseException) -> None:
+        def read() -> list[memoryview]:
+            return [archive.read(version, header.offset, header.length) for header in left]
+
+        def finished(result: list[memoryview] | BaseException) -> None:
             if isinstance(result, BaseException):
                 caller.refuse(store_error(result, "reading"))
-            else:
-                caller.chunk(header, result, track=False)  # the frame alone keeps the bytes
+                return
+            for header, data in zip(left, result, strict=True):
+                caller.chunk(header, data, track=False)  # the frame alone keeps the bytes
 
-        job = self._waiting.in_time(caller, lambda: archive.read(version, offset, length))
-        submit(self._rooms.readers, self._front, job, finished)
+        submit(self._rooms.readers, self._front, self._waiting.in_time(caller, read), finished)
 
     # --- what stays meanwhile ----------------------------------------------------------------------------------------
 

@@ -133,8 +133,8 @@ class Reader:
         blob = self.open.take_open(version.sha256)
         if blob is None:
             return None
-        buffer = self._pool.take(stop - start)
         try:
+            buffer = self._pool.take(stop - start)
             count = os.preadv(blob.fd, [buffer], start, _NOWAIT)
         except OSError:
             return None  # Not in the page cache, or a file system that cannot tell.

@@ -48,6 +48,7 @@ class Conversations:
     def add(self, owner: Reader) -> None:
         """Begins a conversation on the data channel."""
         self.owners[owner.key] = self.readers[owner.key] = owner
+        self.moved = True
         self.turn(owner, lambda: owner.start(time.monotonic()))
 
     def add_upload(self, upload: Upload) -> None:
@@ -105,17 +106,22 @@ class Conversations:
         """Takes what has come on a channel, of which a poll has just said that something has, but not too much at once."""
         receive = self._receivers[channel.name]
         now = time.monotonic()
-        for index in range(BURST):
-            frame = channel.frame(ready=index == 0)
+        left = BURST
+        while left > 0:
+            frame = channel.frame(ready=left == BURST)
             if frame is None:
                 return
             frames = [frame]
             if channel.name == "push" and frame.bytes[-1:] == names.CHUNKS:
-                frames = self._after_run(channel, frame, now)
+                taken, frames = self._after_run(channel, frame, now, left)
+                left -= taken
             elif channel.name == "data" and self._reading is not None:
-                frames = self._after_reads(channel, frame, self._reading, now)
+                taken, frames = self._after_reads(channel, frame, self._reading, now, left)
+                left -= taken
+                self.moved = True  # Who had been patient for long is so no more.
             if not frames:
                 return
+            left -= 1
             self.moved = True
             try:
                 receive(channel.rest(frames), now)
@@ -124,10 +130,10 @@ class Conversations:
             if channel.socket.closed:
                 return  # A welcome named another address.
 
-    def _after_run(self, channel: Channel, frame: zmq.Frame, now: float) -> list[zmq.Frame]:
-        """Takes chunks of a version being pushed, the first of which begins with `frame`, as long as each is the one that comes
-        next: nearly all are, and that takes a fraction of the work. Returns what the message behind them begins with, and nothing
-        when there is none yet.
+    def _after_run(self, channel: Channel, frame: zmq.Frame, now: float, most: int) -> tuple[int, list[zmq.Frame]]:
+        """Takes up to `most` chunks of a version being pushed, the first of which begins with `frame`, as long as each is the one
+        that comes next: nearly all are, and that takes a fraction of the work. Returns how many they were, and what the message
+        behind them begins with: nothing when there is none yet, or when there were so many.
 
         Should a frame follow the bytes, it is taken for a message of its own, and dropped.
         """
@@ -135,49 +141,55 @@ class Conversations:
         feeds = self.feeds.get(topic[:-1], [])
         feed = feeds[0] if len(feeds) == 1 else None
         if not isinstance(feed, Feed) or feed.follower.expected is None or not frame.more:
-            return [frame]
+            return 0, [frame]
         follower = feed.follower
         expected: bytes | None = follower.expected
-        receive, receive_into = channel.socket.recv, channel.socket.recv_into
+        receive, receive_into, taken = channel.socket.recv, channel.socket.recv_into, 0
         try:
-            for _ in range(BURST):
+            while True:
                 header = receive(NOW)
                 if header != expected:
-                    return [channel.framed(topic, more=True), channel.framed(header)]
+                    return taken, [channel.framed(topic, more=True), channel.framed(header)]
                 place = follower.front
                 if receive_into(place, flags=NOW) == len(place):
                     feed.received += len(place)
                     expected = follower.came(place, now)
+                taken += 1
+                if taken == most:
+                    return taken, []
                 first = receive(NOW)
                 if first != topic:
-                    return [channel.framed(first)]
+                    return taken, [channel.framed(first)]
         except zmq.Again:
-            return []
-        return [channel.framed(topic, more=True)]
+            return taken, []
 
-    def _after_reads(self, channel: Channel, frame: zmq.Frame, fetch: Fetch[Any], now: float) -> list[zmq.Frame]:
+    def _after_reads(
+        self, channel: Channel, frame: zmq.Frame, fetch: Fetch[Any], now: float, most: int
+    ) -> tuple[int, list[zmq.Frame]]:
         """As `_after_run`, of the answers to the reads of a fetch: two empty frames come before each header."""
-        empty, receive, receive_into = b"", channel.socket.recv, channel.socket.recv_into
+        empty, receive, receive_into, taken = b"", channel.socket.recv, channel.socket.recv_into, 0
         if len(frame) or not frame.more:
-            return [frame]
+            return 0, [frame]
         try:
-            for _ in range(BURST):
+            while True:
                 second = receive(NOW)
                 if second:
-                    return [channel.framed(empty, more=True), channel.framed(second)]
+                    return taken, [channel.framed(empty, more=True), channel.framed(second)]
                 header, fetcher = receive(NOW), fetch.fetcher
                 if fetcher is None or header != fetcher.expected:
                     self._reading = None
-                    return [channel.framed(empty, more=True), channel.framed(empty, more=True), channel.framed(header)]
+                    return taken, [channel.framed(empty, more=True), channel.framed(empty, more=True), channel.framed(header)]
                 place = fetcher.front
                 if receive_into(place, flags=NOW) == len(place):
                     self.turn(fetch, lambda place=place: fetch.next(place, now))  # type: ignore[misc]
+                taken += 1
+                if taken == most:
+                    return taken, []
                 first = receive(NOW)
                 if first:
-                    return [channel.framed(first)]
+                    return taken, [channel.framed(first)]
         except zmq.Again:
-            return []
-        return [channel.framed(empty, more=True)]
+            return taken, []
 
     def nap(self, now: float) -> float:
         """Seconds in which nothing has to be looked at but what users want. Only where one model's transfer is all there is."""
@@ -218,8 +230,8 @@ class Conversations:
         header = _chunk_header(frames[1:])
         reader = self.readers.get(header.transfer[:KEY])
         if reader is not None and reader.wants(header):
-            self.turn(reader, lambda: reader.put(header, frames[3].buffer, now))
             self._reading = reader if isinstance(reader, Fetch) else None
+            self.turn(reader, lambda: reader.put(header, frames[3].buffer, now))
 
     def _receive_reply(self, frames: list[zmq.Frame], now: float) -> None:
         message = decode([frame.buffer for frame in frames[1:3]])

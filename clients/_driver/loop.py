@@ -454,6 +454,7 @@ class Driver:
         linger = LAST_WORDS if self._all.uploads else 0.0
         while self._all.owners:
             _, owner = self._all.owners.popitem()
+            self._all.forget(owner)
             try:
                 owner.fail(self._end_error())
             except Exception:

@@ -174,7 +174,7 @@ class BytesPlan:
             raise InvalidPayload(where="payload", reason="a memoryview with strides is not bytes in a row")
         self.size = payload.nbytes
         self.metadata: Mapping[str, str] = {}
-        self.fixed = payload.cast("B") if type(payload.obj) is bytes else None
+        self.fixed = None if type(payload.obj) is not bytes else payload.cast("B") if self.size else memoryview(b"")
         self._payload = payload
 
     def copy_into(self, buffer: memoryview, filled: Callable[[int], None]) -> None:

@@ -141,6 +141,45 @@ def test_a_chunk_whose_header_does_not_fit_its_bytes_is_dropped(peer: BarePeer, 
     peer.ask("delete-version", model_id=model, number=1)
 
 
+def test_chunks_of_an_upload_that_was_begun_anew_go_to_the_new_one(peer: BarePeer, model: str) -> None:
+    upload_id = begin(peer, model)
+    other = bytes(len(PAYLOAD))
+    for index in (0, 1):
+        peer.chunk(upload_id, other, index)
+    peer.say("abort", upload_id)
+    assert peer.heard().kind == "aborted"
+    peer.chunk(upload_id, other, 2)  # The very chunk that came next, of an upload that is no more.
+    peer.say("begin", upload_id, model_id=model, size=len(PAYLOAD))
+    assert peer.heard().kind == "credit"
+    peer.chunk(upload_id, other, 2)
+    assert peer.heard().fields["rewind"] is True
+    for index in range(4):
+        peer.chunk(upload_id, PAYLOAD, index)
+    peer.say("commit", upload_id, digest=digest(PAYLOAD))
+    assert peer.outcome().fields["version"]["digest"] == digest(PAYLOAD)
+    peer.ask("delete-version", model_id=model, number=1)
+
+
+def test_an_upload_that_moved_to_another_connection_is_answered_there(
+    broadcaster: BroadcasterProcess, peer: BarePeer, model: str
+) -> None:
+    upload_id = begin(peer, model)
+    for index in (0, 1):
+        peer.chunk(upload_id, PAYLOAD, index)
+    peer.stats()
+    with BarePeer(broadcaster.ready) as moved:
+        moved.say("begin", upload_id, model_id=model, size=len(PAYLOAD))
+        said = moved.heard()
+        assert said.kind == "credit" and said.fields["received"] == 2 and said.fields["rewind"] is True
+        peer.chunk(upload_id, PAYLOAD, 2)  # Late, and still what comes next.
+        peer.stats()
+        moved.chunk(upload_id, PAYLOAD, 3)
+        moved.say("commit", upload_id, digest=digest(PAYLOAD))
+        assert moved.outcome().fields["version"]["digest"] == digest(PAYLOAD)
+        peer.ask("delete-version", model_id=model, number=1)
+        assert peer.silent()
+
+
 def test_repeated_and_older_chunks_are_dropped_without_a_word(peer: BarePeer, model: str) -> None:
     upload_id = begin(peer, model)
     other = bytes(len(PAYLOAD))

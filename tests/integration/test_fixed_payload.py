@@ -50,3 +50,9 @@ def test_what_was_published_is_let_go_with_the_next(shared: BroadcasterProcess, 
         publisher.publish(bytes(2 * CHUNK + 1))
         gc.collect()
         assert gone() is None
+
+
+def test_bytes_of_no_size_are_a_payload_whatever_their_shape(shared: BroadcasterProcess, model: str) -> None:
+    with connect(shared.url) as client:
+        for nothing in (b"", memoryview(b""), memoryview(b"abcd").cast("B", (2, 2))[0:0]):
+            assert client.publisher(model).publish(nothing).size == 0

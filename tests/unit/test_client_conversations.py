@@ -20,7 +20,7 @@ from broadcaster.protocol.messages import Event, Read, State
 from broadcaster.protocol.names import CHUNKS, EVENTS, topic
 from broadcaster.protocol.version import VersionInfo
 from clients._driver.channel import Channel
-from clients._driver.conversations import Conversations
+from clients._driver.conversations import BURST, Conversations
 from clients._driver.delivery import Delivery
 from clients._driver.feed import Feed
 from clients._driver.fetching import Fetch
@@ -50,7 +50,7 @@ class Wire:
             self.channel.socket.subscribe(b"")
         self.conversations = Conversations()
 
-    def say(self, *frames: bytes) -> None:
+    def say(self, *frames: bytes | zmq.Frame) -> None:
         self.other.send_multipart(frames)
 
     def receive(self) -> None:
@@ -208,6 +208,89 @@ def test_answers_in_order_are_taken_whatever_comes_between_them(data: Wire, run:
     assert fetch.over and fetch.future.result(0) == PAYLOAD
 
 
+def test_what_comes_after_the_end_is_dropped(data: Wire) -> None:
+    sent: list[Any] = []
+    fetch = Fetch(VERSION, memoryview(bytearray(len(PAYLOAD))), lambda _, filled: bytes(filled), sent.append, 1e9, 1e9)
+    data.conversations.add(fetch)
+    for index, read in enumerate(sent):
+        data.say(b"", b"", header(index, transfer=read.request_id), part(index))
+    for index in (COUNT - 1, 0):
+        data.say(b"", b"", header(index, transfer=sent[index].request_id), part(index))
+    data.receive()
+    assert fetch.future.result(0) == PAYLOAD
+
+
+@pytest.mark.parametrize("wrong", [part(2)[:-1], part(2) + b"x", b""], ids=["short", "long", "none"])
+def test_an_answer_that_is_not_as_long_as_it_says_is_asked_for_again(data: Wire, wrong: bytes) -> None:
+    sent: list[Any] = []
+    fetch = Fetch(VERSION, memoryview(bytearray(len(PAYLOAD))), lambda _, filled: bytes(filled), sent.append, 1e9, 1e9)
+    data.conversations.add(fetch)
+    for index, read in enumerate(list(sent)):
+        data.say(b"", b"", header(index, transfer=read.request_id), wrong if index == 2 else part(index))
+    data.receive()
+    assert not fetch.over and fetch.deadline is not None
+    sent.clear()
+    fetch.expire(fetch.deadline)
+    assert [read.offset // CHUNK for read in sent] == [2]
+    data.say(b"", b"", header(2, transfer=sent[0].request_id), part(2))
+    data.receive()
+    assert fetch.over and fetch.future.result(0) == PAYLOAD
+
+
+def test_who_had_been_patient_for_long_is_looked_at_again(data: Wire) -> None:
+    sent: list[Any] = []
+    fetch = Fetch(VERSION, memoryview(bytearray(len(PAYLOAD))), lambda _, filled: None, sent.append, 1e9, 1e9)
+    data.conversations.add(fetch)
+    data.say(b"", b"", header(0, transfer=sent[0].request_id), part(0))
+    data.receive()
+    for _ in range(3):
+        assert fetch.deadline is not None
+        fetch.expire(fetch.deadline)
+    data.conversations.moved = False
+    data.say(b"", b"", header(1, transfer=sent[1].request_id), part(1))
+    data.receive()
+    assert data.conversations.moved
+
+
+MANY = 100
+LONG = replace(VERSION, size=MANY * CHUNK)
+
+
+def test_a_run_of_pushed_chunks_ends_somewhere(push: Wire) -> None:
+    feed = following(push, [])
+    chunk = zmq.Frame(bytes(CHUNK), copy=False, track=False)
+    said, taken = 0, []
+    while feed.received < LONG.size:
+        while said < MANY and said * CHUNK - feed.received < 40 * CHUNK:  # What the queues of both ends hold.
+            push.say(TOPIC, ChunkHeader(TRANSFER, LONG.size, said * CHUNK, CHUNK).pack(), chunk)
+            said += 1
+        assert push.channel.socket.poll(1000)
+        before = feed.received
+        push.conversations.receive(push.channel)
+        taken.append((feed.received - before) // CHUNK)
+    assert max(taken) <= BURST and sum(taken) == MANY
+    assert max(taken) > 1, "or this tests nothing"
+
+
+def test_a_run_of_answers_ends_somewhere(data: Wire) -> None:
+    chunk = zmq.Frame(bytes(CHUNK), copy=False, track=False)
+
+    def serve(read: Any) -> None:
+        data.say(b"", b"", ChunkHeader(read.request_id, LONG.size, read.offset, CHUNK).pack(), chunk)
+
+    fetch = Fetch(LONG, memoryview(bytearray(LONG.size)), lambda _, filled: None, serve, 1e9, 1e9)
+    data.conversations.add(fetch)
+    taken = []
+    while not fetch.over:
+        assert data.channel.socket.poll(1000)
+        before = fetch.received
+        data.conversations.receive(data.channel)
+        taken.append((fetch.received - before) // CHUNK)
+        if fetch.received == LONG.size:
+            break
+    assert max(taken) <= BURST and max(taken) > 1
+
+
 @pytest.mark.parametrize("broken", [[b""], [b"", b""], [b"", b"", b"x"]], ids=len)
 def test_an_answer_that_is_cut_off_costs_at_most_one_more(data: Wire, broken: list[bytes]) -> None:
     sent: list[Any] = []
@@ -228,13 +311,13 @@ def test_an_answer_that_is_cut_off_costs_at_most_one_more(data: Wire, broken: li
     assert fetch.over and fetch.future.result(0) == PAYLOAD
 
 
-def test_a_fetch_that_is_over_is_let_go(data: Wire) -> None:
+@pytest.mark.parametrize("order", [list(range(COUNT)), [0, 1, 2, 3, 5, 4], [1, 0, 3, 2, 5, 4]], ids=str)
+def test_a_fetch_that_is_over_is_let_go(data: Wire, order: list[int]) -> None:
     sent: list[Any] = []
     fetch = Fetch(VERSION, memoryview(bytearray(len(PAYLOAD))), lambda _, filled: None, sent.append, 1e9, 1e9)
     data.conversations.add(fetch)
-    for read in sent:
-        index = read.offset // CHUNK
-        data.say(b"", b"", header(index, transfer=read.request_id), part(index))
+    for index in order:
+        data.say(b"", b"", header(index, transfer=sent[index].request_id), part(index))
     data.receive()
     assert fetch.over
     gone = weakref.ref(fetch)

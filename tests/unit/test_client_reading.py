@@ -21,6 +21,7 @@ from broadcaster.protocol.version import VersionInfo
 from clients._driver.delivery import Delivery
 from clients._driver.feed import Feed
 from clients._driver.fetching import Fetch
+from clients._driver.loop import Driver
 from clients.buffers import BufferPool
 
 PAYLOAD = bytes(range(256)) * (5 * CHUNK // 512)  # two chunks and a half
@@ -147,6 +148,13 @@ def test_an_abandoned_transfer_gives_its_memory_back() -> None:
 def fetch(sent: list, given: list) -> Fetch[bytes]:
     buffer = memoryview(bytearray(len(PAYLOAD)))
     return Fetch(info(1), buffer, lambda _, filled: bytes(filled), sent.append, 10.0, 10.0, given.append)
+
+
+@pytest.mark.parametrize(("limits", "run"), [({}, 1), ({"read": 4 << 20}, 4), ({"read": 64 << 20}, 4), ({"read": 1}, 1)], ids=str)
+def test_one_read_asks_for_as_much_as_the_broadcaster_said_it_gives(limits: dict[str, int], run: int) -> None:
+    driver: Any = SimpleNamespace(welcome=SimpleNamespace(limits=limits))
+    assert Driver.run.fget is not None and Driver.run.fget(driver) == run
+    assert Driver.run.fget(SimpleNamespace(welcome=None)) == 1
 
 
 def test_a_fetch_ends_with_the_whole_payload() -> None:

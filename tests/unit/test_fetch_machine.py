@@ -9,7 +9,14 @@ import pytest
 import xxhash
 
 from broadcaster.protocol.assembly import Assembly
-from broadcaster.protocol.errors import BroadcasterError, Busy, DigestMismatch, RemoteProtocolError, VersionEvicted
+from broadcaster.protocol.errors import (
+    BroadcasterError,
+    Busy,
+    DigestMismatch,
+    InvalidRequest,
+    RemoteProtocolError,
+    VersionEvicted,
+)
 from broadcaster.protocol.frames import ChunkHeader
 from broadcaster.protocol.limits import CHUNK
 from broadcaster.protocol.machines.fetch import MAX_PATIENCE, Fetcher, FetcherState
@@ -216,6 +223,26 @@ def test_a_request_whose_answer_came_in_part_asks_for_the_rest() -> None:
         assert comes(machine, 1, index, 1.0) == []
     machine.assembly.add(6)  # It came another way.
     assert machine.came(1.5) == [] and asked(list(machine.expire(9.0))) == [(2, range(5, 8))]
+
+
+def test_a_broadcaster_that_gives_no_more_than_a_chunk_is_asked_for_one_at_a_time() -> None:
+    """An older one took the place of the one that said it would give more."""
+    machine = of_many(6, run=4, reads=8, fast_reads=8)
+    assert asked(list(machine.start(0.0))) == [(1, range(4)), (2, range(4, 6))]
+    assert comes(machine, 1, 1) == []
+    again = asked(list(machine.receive(refusal(1, InvalidRequest(field="length", reason="at most 1 MiB")), 0.1)))
+    assert again == [(number, range(index, index + 1)) for number, index in zip(range(3, 8), (0, 2, 3, 4, 5), strict=True)]
+    assert machine.receive(refusal(2, InvalidRequest(field="length", reason="at most 1 MiB")), 0.1) == []  # It is nobody's now.
+    for number, index in zip(range(3, 8), (0, 2, 3, 4, 5), strict=True):
+        assert comes(machine, number, index) == []
+    assert machine.state is FetcherState.DONE
+
+
+def test_what_is_refused_one_at_a_time_is_refused() -> None:
+    machine = of_many(6, run=1)
+    machine.start(0.0)
+    assert machine.receive(refusal(1, InvalidRequest(field="offset", reason="no")), 0.1) == []
+    assert machine.state is FetcherState.FAILED and isinstance(machine.error, InvalidRequest)
 
 
 def test_a_chunk_of_another_request_is_refused() -> None:

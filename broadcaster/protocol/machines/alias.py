@@ -110,8 +110,7 @@ class AliasFollower:
             case Error() if message.request_id == self._ask_id:
                 return self._refused(message.to_raise(), now)
             case Error() if self._fetcher is not None:
-                self._fetcher.receive(message, now)
-                return self._fetching([], now)
+                return self._fetching(self._fetcher.receive(message, now), now)
         return []  # An answer to a question that was put again: the newer answer counts.
 
     @property

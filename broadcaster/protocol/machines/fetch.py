@@ -12,7 +12,7 @@ from collections.abc import Callable
 from enum import Enum
 
 from broadcaster.protocol.assembly import Assembly
-from broadcaster.protocol.errors import BroadcasterError, DigestMismatch, RemoteProtocolError
+from broadcaster.protocol.errors import BroadcasterError, DigestMismatch, InvalidRequest, RemoteProtocolError
 from broadcaster.protocol.frames import Chunk, ChunkHeader
 from broadcaster.protocol.limits import CHUNK, FAST_READS, READS, RETRY
 from broadcaster.protocol.messages import XXH3, Error, Message, Read
@@ -148,8 +148,18 @@ class Fetcher:
             return []
         assert isinstance(message, Error)
         if message.request_id in self._asked:
-            self._fail(message.to_raise())
+            error = message.to_raise()
+            if isinstance(error, InvalidRequest) and self._run > 1:
+                return self._one_by_one()
+            self._fail(error)
         return []
+
+    def _one_by_one(self) -> Out:
+        """So long a read is not answered: perhaps an older broadcaster has taken the place of the one that said it would."""
+        waiting = [index for awaited in self._asked.values() for index in awaited]
+        self._run, self._under_way, self._asked = 1, 0, {}
+        self._todo = sorted({*self._todo, *waiting}, reverse=True)
+        return self._ask()
 
     @property
     def deadline(self) -> float | None:

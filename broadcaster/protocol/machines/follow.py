@@ -421,8 +421,7 @@ class Follower:
             return []  # Asked again when its time is over.
         if incoming is None or incoming.fetcher is None:
             return []
-        incoming.fetcher.receive(error, now)
-        return self._fetching([], now)
+        return self._fetching(incoming.fetcher.receive(error, now), now)
 
     # --- every version, in order -----------------------------------------------------------------------------------
 
