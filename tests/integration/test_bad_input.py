@@ -180,6 +180,21 @@ def test_an_upload_that_moved_to_another_connection_is_answered_there(
         assert peer.silent()
 
 
+def test_who_sends_the_chunks_is_answered(broadcaster: BroadcasterProcess, peer: BarePeer, model: str) -> None:
+    payload = bytes(20 * MIB)
+    upload_id = begin(peer, model, size=len(payload))
+    for index in range(7):
+        peer.chunk(upload_id, payload, index)
+    peer.stats()
+    with BarePeer(broadcaster.ready) as other:
+        other.chunk(upload_id, payload, 7)
+        said = other.heard()
+        assert said.kind == "credit" and said.fields["received"] == 8
+        assert peer.silent()
+    peer.say("abort", upload_id)
+    assert peer.heard().kind == "aborted"
+
+
 def test_repeated_and_older_chunks_are_dropped_without_a_word(peer: BarePeer, model: str) -> None:
     upload_id = begin(peer, model)
     other = bytes(len(PAYLOAD))

@@ -208,6 +208,21 @@ def test_answers_in_order_are_taken_whatever_comes_between_them(data: Wire, run:
     assert fetch.over and fetch.future.result(0) == PAYLOAD
 
 
+def test_a_fetch_of_one_chunk_is_let_go(data: Wire) -> None:
+    """Its first chunk is its last."""
+    sent: list[Any] = []
+    version = replace(VERSION, size=CHUNK, digest=xxhash.xxh3_128_hexdigest(part(0)))
+    fetch = Fetch(version, memoryview(bytearray(CHUNK)), lambda _, filled: None, sent.append, 1e9, 1e9)
+    data.conversations.add(fetch)
+    data.say(b"", b"", ChunkHeader(sent[0].request_id, CHUNK, 0, CHUNK).pack(), part(0))
+    data.receive()
+    assert fetch.over
+    gone = weakref.ref(fetch)
+    del fetch
+    gc.collect()
+    assert gone() is None
+
+
 def test_what_comes_after_the_end_is_dropped(data: Wire) -> None:
     sent: list[Any] = []
     fetch = Fetch(VERSION, memoryview(bytearray(len(PAYLOAD))), lambda _, filled: bytes(filled), sent.append, 1e9, 1e9)
