@@ -34,7 +34,7 @@ def measure(broadcaster: Broadcaster, size: int, rounds: int) -> Result:
         what="subscriber() to the first snapshot",
         unit="ms",
         ours=Spread.of(first),
-        limit="round trips: subscribe, follow" if size <= 64 << 10 else "reads of 1 MiB into fresh memory",
+        limit="round trips: subscribe, follow" if size <= 64 << 10 else "reads of 4 MiB into fresh memory",
         details={"connect_ms": Spread.of(connect).median, "mib_per_s": size / MIB / (Spread.of(first).median / 1e3)},
     )
 
