@@ -266,13 +266,15 @@ class Calls:
         """The payload as a read-only array, verified: its future ends within `timeout` seconds. Raises NoSpace."""
         seconds = check_timeout(timeout)
         deadline = time.monotonic() + seconds
-        send, pool, run = self._driver.send_data, self._pool, self._driver.run
+        send, pool, most = self._driver.send_data, self._pool, self._driver.chunks_per_read
         if version.size > KEPT_READ:
             buffer = view_of(allocate(version.size), version.size)
-            fetch = Fetch(version, buffer, lambda _, filled: array_of(filled), send, deadline, seconds, run=run)
+            fetch = Fetch(version, buffer, lambda _, filled: array_of(filled), send, deadline, seconds, chunks_per_read=most)
         else:
             buffer = pool.lend(version.size)
-            fetch = Fetch(version, buffer, lambda _, filled: pool.root(filled), send, deadline, seconds, pool.give, run=run)
+            fetch = Fetch(
+                version, buffer, lambda _, filled: pool.root(filled), send, deadline, seconds, pool.give, chunks_per_read=most
+            )
         self._driver.post(lambda now: self._driver.add(fetch))
         return fetch
 

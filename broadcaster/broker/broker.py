@@ -25,7 +25,6 @@ from broadcaster.broker.uploads import Stage, Upload, Uploads
 from broadcaster.broker.waiting import Waiting
 from broadcaster.catalog import Kept
 from broadcaster.protocol.errors import Aborted, BroadcasterError, Conflict, DigestMismatch, InvalidRequest, SizeMismatch
-from broadcaster.protocol.frames import ChunkHeader
 from broadcaster.protocol.limits import CHUNK, IDLE_UPLOAD, INLINE, MAX_PAYLOAD
 from broadcaster.protocol.messages import AS_IT_LIES, Abort, Begin, Commit, Done, Publish
 from broadcaster.protocol.slot import SlotHeader
@@ -210,16 +209,17 @@ class Broker:
         if len(payload) != message.size or message.size > CHUNK:
             raise SizeMismatch(model_id=message.model_id, size=message.size, found=f"a frame of {len(payload)} bytes came")
         upload = self._reserve(message, caller, now)
-        header = ChunkHeader(upload.transfer, message.size, 0, message.size)
+        header = b""
         if message.size:
-            upload.assembler.placed(header, now, payload)
+            header = upload.pushed_header
+            upload.assembler.placed_next(payload, now)
         try:
             upload.assembler.verify(message.digest)
         except DigestMismatch as error:
             self._uploads.fail(upload, error)
             return
         if message.size > INLINE:
-            forward(upload, upload.pushed(header).pack())  # Just before its event: subscribers are woken once.
+            forward(upload, header)  # Just before its event: subscribers are woken once.
         self._commit(upload, now)
 
     def commit(self, commit: Commit, caller: Caller, now: float) -> None:

@@ -48,7 +48,7 @@ class Chunks:
 
     def put_next(self, upload: Upload, data: memoryview, now: float) -> None:
         """The bytes of a chunk with which an upload is `going_on` go to their place."""
-        out = upload.assembler.next(data, now)
+        out = upload.assembler.placed_next(data, now)
         if out:
             upload.send(out)
 

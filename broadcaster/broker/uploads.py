@@ -12,7 +12,7 @@ from broadcaster.broker.memory import Memory
 from broadcaster.broker.rooms import Caller, Front, Key, Place
 from broadcaster.broker.waiting import Timing
 from broadcaster.protocol.errors import Aborted, BroadcasterError, BudgetExceeded, Busy
-from broadcaster.protocol.frames import Chunk, ChunkHeader
+from broadcaster.protocol.frames import Chunk
 from broadcaster.protocol.hops import Hop
 from broadcaster.protocol.machines.upload import Assembler
 from broadcaster.protocol.messages import Abandon, Begin, Message
@@ -75,12 +75,9 @@ class Upload:
         """Where it was so far, if its `begin` asked for that."""
         return None if self.timing is None else self.timing.hops()
 
-    def pushed(self, header: ChunkHeader) -> ChunkHeader:
-        """The header under which subscribers get an uploaded chunk: upload ids are their owner's secret."""
-        return ChunkHeader(self.transfer, header.size, header.offset, header.length, self.attempt)
-
-    def pushed_next(self) -> bytes:
-        """As `pushed`, of the chunk that comes next, and as it is on the wire."""
+    @property
+    def pushed_header(self) -> bytes:
+        """The header under which subscribers get the chunk that comes next: upload ids are their owner's secret."""
         return self.assembler.assembly.header(self.transfer, self.attempt)
 
     def send(self, messages: Iterable[Message | Chunk]) -> None:

@@ -22,7 +22,7 @@ EAGER = 4
 FILLED = 4 << 20
 """Bytes that a learner copies into its slot between two words of how far it is."""
 READ = 4 << 20
-"""Bytes that one read request may ask for: asking costs each end about as much as another copy of a chunk."""
+"""Bytes that one read request may ask for: each request has to be taken apart at both ends."""
 READS = 8
 """Chunks that one fetch has asked for and does not have yet, at most: what a slow connection does not take waits in the
 broadcaster's memory."""

@@ -333,7 +333,7 @@ class Loop:
         if frames[0].bytes == self._arriving_from:
             upload = chunks.going_on(self._arriving, frames[2].bytes, len(data))
             if upload is not None and (self._guard is None or self._guard.owns(user_of(frames), self._arriving)):
-                self._forward(data, upload, upload.pushed_next())
+                self._forward(data, upload, upload.pushed_header)
                 chunks.put_next(upload, data.buffer, now)
                 return
         self._any_chunk(frames, now)
@@ -357,7 +357,7 @@ class Loop:
             self._broker.chunks.dropped(header, now)
             return
         self._arriving, self._arriving_from = header.transfer, frames[0].bytes
-        self._forward(data, upload, upload.pushed(header).pack())
+        self._forward(data, upload, upload.pushed_header)
         self._broker.chunks.put(upload, header, data.buffer, now)
 
     def _forward(self, data: zmq.Frame, upload: Upload, header: bytes) -> None:

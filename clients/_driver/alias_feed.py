@@ -88,7 +88,7 @@ class AliasFeed(Waiting):
 
     def decide(self) -> None:
         """The broadcaster may be another one: what it takes is thought over."""
-        self.follower.run = self._outside.run
+        self.follower.chunks_per_read = self._outside.chunks_per_read
 
     def start(self, now: float) -> None:
         self._do(lambda: self.follower.start(now), now)

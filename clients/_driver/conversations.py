@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import zmq
@@ -113,10 +114,10 @@ class Conversations:
                 return
             frames = [frame]
             if channel.name == "push" and frame.bytes[-1:] == names.CHUNKS:
-                taken, frames = self._after_run(channel, frame, now, left)
+                taken, frames = self._take_run(channel, frame, now, left)
                 left -= taken
             elif channel.name == "data" and self._reading is not None:
-                taken, frames = self._after_reads(channel, frame, self._reading, now, left)
+                taken, frames = self._take_answers(channel, frame, self._reading, now, left)
                 left -= taken
                 self.moved = True  # Who had been patient for long is so no more.
             if not frames:
@@ -130,7 +131,7 @@ class Conversations:
             if channel.socket.closed:
                 return  # A welcome named another address.
 
-    def _after_run(self, channel: Channel, frame: zmq.Frame, now: float, most: int) -> tuple[int, list[zmq.Frame]]:
+    def _take_run(self, channel: Channel, frame: zmq.Frame, now: float, most: int) -> tuple[int, list[zmq.Frame]]:
         """Takes up to `most` chunks of a version being pushed, the first of which begins with `frame`, as long as each is the one
         that comes next: nearly all are, and that takes a fraction of the work. Returns how many they were, and what the message
         behind them begins with: nothing when there is none yet, or when there were so many.
@@ -163,10 +164,10 @@ class Conversations:
         except zmq.Again:
             return taken, []
 
-    def _after_reads(
+    def _take_answers(
         self, channel: Channel, frame: zmq.Frame, fetch: Fetch[Any], now: float, most: int
     ) -> tuple[int, list[zmq.Frame]]:
-        """As `_after_run`, of the answers to the reads of a fetch: two empty frames come before each header."""
+        """As `_take_run`, of the answers to the reads of a fetch: two empty frames come before each header."""
         empty, receive, receive_into, taken = b"", channel.socket.recv, channel.socket.recv_into, 0
         if len(frame) or not frame.more:
             return 0, [frame]
@@ -181,7 +182,7 @@ class Conversations:
                     return taken, [channel.framed(empty, more=True), channel.framed(empty, more=True), channel.framed(header)]
                 place = fetcher.front
                 if receive_into(place, flags=NOW) == len(place):
-                    self.turn(fetch, lambda place=place: fetch.next(place, now))  # type: ignore[misc]
+                    self.turn(fetch, partial(fetch.placed_next, place, now))
                 taken += 1
                 if taken == most:
                     return taken, []

@@ -47,7 +47,7 @@ class Outside(Protocol):
     no_slots: str
 
     @property
-    def run(self) -> int:
+    def chunks_per_read(self) -> int:
         """Chunks that one read may ask for."""
 
     def subscribe(self, topic: bytes, *, wanted: bool) -> None: ...
@@ -91,7 +91,7 @@ class Feed(Waiting):
         self._chunks = self.delivery.chunks
         """Whether chunks are subscribed to, or will be with `topics`."""
         self.follower.shared = self.delivery.leases is not None
-        self.follower.run = outside.run
+        self.follower.chunks_per_read = outside.chunks_per_read
 
     # --- the loop's side -------------------------------------------------------------------------------------------
 
@@ -112,7 +112,7 @@ class Feed(Waiting):
 
     def decide(self) -> None:
         """Slots may have come or gone, and the broadcaster may be another one: how versions are to come is thought over."""
-        self.follower.run = self._outside.run
+        self.follower.chunks_per_read = self._outside.chunks_per_read
         self.delivery.decide(self._outside.leases, self._outside.no_slots)
         self._settle()
 
@@ -274,8 +274,8 @@ class Feed(Waiting):
             buffer = self.pool.lend(version.size)
         except BroadcasterError as error:
             return futures.failed(error)
-        until, run = time.monotonic() + FETCH_TIMEOUT, self._outside.run
-        fetch = Fetch(version, buffer, self._fetched, self._send, until, FETCH_TIMEOUT, self.pool.give, run=run)
+        until, most = time.monotonic() + FETCH_TIMEOUT, self._outside.chunks_per_read
+        fetch = Fetch(version, buffer, self._fetched, self._send, until, FETCH_TIMEOUT, self.pool.give, chunks_per_read=most)
         self._outside.add(fetch)
         return fetch.future
 

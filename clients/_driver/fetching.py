@@ -32,16 +32,16 @@ class Fetch(Generic[T]):
         timeout: float,
         dropped: Callable[[memoryview], None] | None = None,
         *,
-        run: int = 1,
+        chunks_per_read: int = 1,
     ) -> None:
-        """`run`: chunks that one read may ask for."""
+        """`chunks_per_read`: how many one read may ask for."""
         ids = Ids()
         self.key = ids.key
         self.future: Future[T] = futures.new()
         self.over = False
         self.version = version
         self._assembly = Assembly(buffer)
-        self._fetcher = Fetcher(version, self._assembly, ids.make, run=run, until=deadline)
+        self._fetcher = Fetcher(version, self._assembly, ids.make, chunks_per_read=chunks_per_read, until=deadline)
         self._turn = turn
         self._send = send
         self._until = deadline
@@ -73,9 +73,9 @@ class Fetch(Generic[T]):
     def fetcher(self) -> Fetcher | None:
         return None if self.over else self._fetcher
 
-    def next(self, place: memoryview, now: float) -> None:
+    def placed_next(self, place: memoryview, now: float) -> None:
         """The bytes of the answer that the fetcher expected are in their place."""
-        self._act(self._fetcher.next(place, now))
+        self._act(self._fetcher.placed_next(place, now))
 
     def expire(self, now: float) -> bool:
         if now >= self._until:

@@ -240,7 +240,7 @@ class Driver:
         return self._leases
 
     @property
-    def run(self) -> int:
+    def chunks_per_read(self) -> int:
         """Chunks that one read may ask for, as the broadcaster says. May be read from any thread."""
         limits = {} if self.welcome is None else self.welcome.limits
         return max(1, min(limits.get("read", CHUNK), READ) // CHUNK)

@@ -153,8 +153,8 @@ def fetch(sent: list, given: list) -> Fetch[bytes]:
 @pytest.mark.parametrize(("limits", "run"), [({}, 1), ({"read": 4 << 20}, 4), ({"read": 64 << 20}, 4), ({"read": 1}, 1)], ids=str)
 def test_one_read_asks_for_as_much_as_the_broadcaster_said_it_gives(limits: dict[str, int], run: int) -> None:
     driver: Any = SimpleNamespace(welcome=SimpleNamespace(limits=limits))
-    assert Driver.run.fget is not None and Driver.run.fget(driver) == run
-    assert Driver.run.fget(SimpleNamespace(welcome=None)) == 1
+    assert Driver.chunks_per_read.fget is not None and Driver.chunks_per_read.fget(driver) == run
+    assert Driver.chunks_per_read.fget(SimpleNamespace(welcome=None)) == 1
 
 
 def test_a_fetch_ends_with_the_whole_payload() -> None:
@@ -201,7 +201,7 @@ class Full(BufferPool):
 
 def test_a_version_that_finds_no_memory_is_tried_again_in_a_while() -> None:
     sent: list = []
-    outside: Any = SimpleNamespace(add=None, epoch_seen=lambda epoch, now: None, leases=None, no_slots="", run=1)
+    outside: Any = SimpleNamespace(add=None, epoch_seen=lambda epoch, now: None, leases=None, no_slots="", chunks_per_read=1)
     made = Feed("default", "policy", Delivery("auto", verify=False), outside, sent.append)
     made.pool = made.follower._pool = pool = Full()
     made.start(0.0)

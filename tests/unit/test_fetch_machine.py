@@ -202,7 +202,7 @@ def comes(machine: Fetcher, number: int, index: int, now: float = 0.0) -> list[t
 
 
 def test_one_request_asks_for_as_many_chunks_in_a_row_as_it_may() -> None:
-    machine = of_many(9, held=(2,), run=4, reads=8, fast_reads=8)
+    machine = of_many(9, held=(2,), chunks_per_read=4, reads=8, fast_reads=8)
     assert asked(list(machine.start(0.0))) == [(1, range(2)), (2, range(3, 7))]  # Seven under way would leave no room for four.
     assert comes(machine, 2, 4) == [] and comes(machine, 2, 4) is None
     assert comes(machine, 1, 1) == [(3, range(7, 9))]
@@ -213,7 +213,7 @@ def test_one_request_asks_for_as_many_chunks_in_a_row_as_it_may() -> None:
 
 
 def test_a_request_whose_answer_came_in_part_asks_for_the_rest() -> None:
-    machine = of_many(8, run=4, reads=8, fast_reads=8)
+    machine = of_many(8, chunks_per_read=4, reads=8, fast_reads=8)
     assert asked(list(machine.start(0.0))) == [(1, range(4)), (2, range(4, 8))]
     for number, index in ((1, 0), (1, 2), (2, 4)):
         assert comes(machine, number, index) == []
@@ -227,7 +227,7 @@ def test_a_request_whose_answer_came_in_part_asks_for_the_rest() -> None:
 
 def test_a_broadcaster_that_gives_no_more_than_a_chunk_is_asked_for_one_at_a_time() -> None:
     """An older one took the place of the one that said it would give more."""
-    machine = of_many(6, run=4, reads=8, fast_reads=8)
+    machine = of_many(6, chunks_per_read=4, reads=8, fast_reads=8)
     assert asked(list(machine.start(0.0))) == [(1, range(4)), (2, range(4, 6))]
     assert comes(machine, 1, 1) == []
     again = asked(list(machine.receive(refusal(1, InvalidRequest(field="length", reason="at most 1 MiB")), 0.1)))
@@ -239,14 +239,14 @@ def test_a_broadcaster_that_gives_no_more_than_a_chunk_is_asked_for_one_at_a_tim
 
 
 def test_what_is_refused_one_at_a_time_is_refused() -> None:
-    machine = of_many(6, run=1)
+    machine = of_many(6, chunks_per_read=1)
     machine.start(0.0)
     assert machine.receive(refusal(1, InvalidRequest(field="offset", reason="no")), 0.1) == []
     assert machine.state is FetcherState.FAILED and isinstance(machine.error, InvalidRequest)
 
 
 def test_a_chunk_of_another_request_is_refused() -> None:
-    machine = of_many(8, run=4, reads=8)
+    machine = of_many(8, chunks_per_read=4, reads=8)
     machine.start(0.0)
     with pytest.raises(RemoteProtocolError, match="asked for chunks"):
         machine.place(ChunkHeader(id_of(1), 8 * CHUNK, 5 * CHUNK, CHUNK))
@@ -254,20 +254,20 @@ def test_a_chunk_of_another_request_is_refused() -> None:
 
 
 def test_the_answer_that_comes_next_is_known_by_its_header() -> None:
-    machine = of_many(6, run=2, reads=4, fast_reads=4)
+    machine = of_many(6, chunks_per_read=2, reads=4, fast_reads=4)
     machine.start(0.0)
     for index in range(6):
         header = ChunkHeader(id_of(index // 2 + 1), 6 * CHUNK, index * CHUNK, CHUNK)
         assert machine.expected == header.pack() and machine.place(header) is not None
         place = machine.front
         place[:] = bytes(CHUNK)
-        out = asked(list(machine.next(place, 0.0)))
+        out = asked(list(machine.placed_next(place, 0.0)))
         assert out == ([(3, range(4, 6))] if index == 1 else []) and not machine.over == (index < 5)
     assert machine.expected is None and machine.state is FetcherState.DONE
 
 
 def test_the_header_of_what_is_not_asked_for_is_not_expected() -> None:
-    machine = of_many(4, run=1, reads=2, fast_reads=2)
+    machine = of_many(4, chunks_per_read=1, reads=2, fast_reads=2)
     machine.start(0.0)
     assert comes(machine, 2, 1) == [(3, range(2, 3))]
     assert machine.expected == ChunkHeader(id_of(1), 4 * CHUNK, 0, CHUNK).pack()  # Not the third, which is no longer the front.
@@ -277,7 +277,7 @@ def test_the_header_of_what_is_not_asked_for_is_not_expected() -> None:
 
 @pytest.mark.parametrize(("seconds", "more"), [(0.009, True), (0.011, False)])
 def test_where_chunks_come_fast_more_are_under_way(seconds: float, more: bool) -> None:
-    machine = of_many(40, run=1, reads=4, fast_reads=8)
+    machine = of_many(40, chunks_per_read=1, reads=4, fast_reads=8)
     under_way, now = len(machine.start(100.0)), 100.0
     for index in range(20):
         now += seconds

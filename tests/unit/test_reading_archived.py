@@ -79,10 +79,11 @@ def asked(archive: Archive, offset: int, length: int, *, busy: bool = False) -> 
     )
     front: Any = SimpleNamespace(post=lambda done: done())
     archiving: Any = SimpleNamespace(versions={(("lab", "policy"), 1): "version"})
-    reading = Reading(rooms, front, SimpleNamespace(let_go=None), archiving, Waiting(front, stats, lambda: 0.0))  # type: ignore[arg-type]
+    memory: Any = SimpleNamespace(let_go=None)
+    reading: Any = Reading(rooms, front, memory, archiving, Waiting(front, stats, lambda: 0.0))
     read = Read(request_id=b"r" * 16, namespace="lab", model_id="policy", number=1, offset=offset, length=length)
     try:
-        reading.read(read, caller)  # type: ignore[arg-type]
+        reading.read(read, caller)
     except Busy as error:
         caller.refuse(error)
     for job in jobs:
@@ -122,7 +123,7 @@ def test_a_read_at_the_end_has_one_answer(offset: int, length: int, bytes_read: 
     assert stats.values()["reads"] == 1 and stats.values()["bytes_read"] == bytes_read
 
 
-def test_a_blob_is_given_back_when_there_is_no_memory() -> None:
+def test_a_blob_is_given_back_when_there_is_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     blobs: Any = SimpleNamespace(folder=SimpleNamespace(where="blobs"))
     reader, blob = Reader(blobs, lambda sha256, blob: True), OpenBlob(0)
     reader.open._open["sha"] = blob
@@ -130,7 +131,7 @@ def test_a_blob_is_given_back_when_there_is_no_memory() -> None:
     def no_memory(size: int) -> memoryview:
         raise MemoryError
 
-    reader._pool.take = no_memory  # type: ignore[method-assign]
+    monkeypatch.setattr(reader._pool, "take", no_memory)
     version: Any = SimpleNamespace(info=SimpleNamespace(size=CHUNK), sha256="sha", chunk_size=CHUNK)
     with pytest.raises(MemoryError):
         reader.read_cached(version, 0, CHUNK)

@@ -283,7 +283,7 @@ def test_the_chunk_that_comes_next_is_known_by_its_header_and_length() -> None:
         )
         assert not machine.expects(header(index).pack(), len(data) - 1) and not machine.expects(header(index).pack(), 0)
         assert machine.expects(header(index).pack(), len(data))
-        out.append(machine.next(data, 20.0 + index))
+        out.append(machine.placed_next(data, 20.0 + index))
     assert out == [[], [credit(2, 6)], [], [credit(4, COUNT)], [], [], []]
     assert not machine.expects(header(COUNT - 1).pack(), len(PAYLOAD) - (COUNT - 1) * CHUNK)
     assert machine.deadline == 20.0 + COUNT - 1 + IDLE_UPLOAD

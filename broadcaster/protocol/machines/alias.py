@@ -67,7 +67,7 @@ class AliasFollower:
         self.gaps = 0
         self.repaired = 0
         """Versions that were read, which is all that came out."""
-        self.run = 1
+        self.chunks_per_read = 1
         """Chunks that one read may ask for, as the broadcaster says."""
         self._make_id = make_id
         self._pool = pool
@@ -216,7 +216,7 @@ class AliasFollower:
             self._stop()
             self._given_way = True
         assembly = Assembly(self._pool.lend(version.size))
-        self._fetcher = Fetcher(version, assembly, self._make_id, run=self.run, retry=self._retry)
+        self._fetcher = Fetcher(version, assembly, self._make_id, chunks_per_read=self.chunks_per_read, retry=self._retry)
         return self._fetching(self._fetcher.start(now), now)
 
     def _fetching(self, asked: list[Message | Chunk], now: float) -> Out:

@@ -35,9 +35,9 @@ class FetcherState(Enum):
 class Fetcher:
     """Completes `assembly` with the bytes of one version, and checks the digest over the whole payload.
 
-    `make_id` makes request ids (16 random bytes); one request asks for `run` chunks where so many in a row are missing. `reads`
-    chunks are under way at a time, `fast_reads` where they come fast. The assembly may hold chunks already: only the missing ones
-    are read. `until` is when nobody waits for them any more: the broadcaster is told.
+    `make_id` makes request ids (16 random bytes); one request asks for `chunks_per_read` chunks where so many in a row are
+    missing. `reads` chunks are under way at a time, `fast_reads` where they come fast. The assembly may hold chunks already: only
+    the missing ones are read. `until` is when nobody waits for them any more: the broadcaster is told.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class Fetcher:
         *,
         reads: int = READS,
         fast_reads: int = FAST_READS,
-        run: int = 1,
+        chunks_per_read: int = 1,
         retry: float = RETRY,
         until: float | None = None,
     ) -> None:
@@ -59,7 +59,7 @@ class Fetcher:
         self._make_id = make_id
         self._reads = reads
         self._fast_reads = fast_reads
-        self._run = run
+        self._per_read = chunks_per_read
         self._retry = retry
         self._until = until
         self._todo = assembly.missing()[::-1]
@@ -113,7 +113,7 @@ class Fetcher:
         """Where the bytes of the expected answer go."""
         return self.assembly.view(self.assembly.front)
 
-    def next(self, place: memoryview, now: float) -> Out:
+    def placed_next(self, place: memoryview, now: float) -> Out:
         """The bytes that were expected are in their `place`, which was the front. What follows is as with `placed`."""
         index = self.assembly.front
         request_id = next(request_id for request_id, awaited in self._asked.items() if awaited[0] == index)
@@ -149,7 +149,7 @@ class Fetcher:
         assert isinstance(message, Error)
         if message.request_id in self._asked:
             error = message.to_raise()
-            if isinstance(error, InvalidRequest) and self._run > 1:
+            if isinstance(error, InvalidRequest) and self._per_read > 1:
                 return self._one_by_one()
             self._fail(error)
         return []
@@ -157,7 +157,7 @@ class Fetcher:
     def _one_by_one(self) -> Out:
         """So long a read is not answered: perhaps an older broadcaster has taken the place of the one that said it would."""
         waiting = [index for awaited in self._asked.values() for index in awaited]
-        self._run, self._under_way, self._asked = 1, 0, {}
+        self._per_read, self._under_way, self._asked = 1, 0, {}
         self._todo = sorted({*self._todo, *waiting}, reverse=True)
         return self._ask()
 
@@ -181,7 +181,7 @@ class Fetcher:
         out: Out = []
         fast = self._came >= self._reads // 2 and self._heard - self._begun <= self._came * FAST
         most = self._fast_reads if fast else self._reads
-        while not self.over and self._under_way + self._run <= most and (wanted := self._next()):
+        while not self.over and self._under_way + self._per_read <= most and (wanted := self._next()):
             request_id = self._make_id()
             self._asked[request_id] = wanted
             self._under_way += len(wanted)
@@ -191,7 +191,7 @@ class Fetcher:
     def _next(self) -> list[int]:
         """The next chunks that are missing, in a row; none when all are here or asked for."""
         wanted: list[int] = []
-        while self._todo and len(wanted) < self._run:
+        while self._todo and len(wanted) < self._per_read:
             index = self._todo[-1]
             if wanted and index != wanted[-1] + 1:
                 break

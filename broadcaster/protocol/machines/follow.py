@@ -139,7 +139,7 @@ class Follower:
         self.every = every
         self.shared = shared
         """Whether versions that lie in slots are to be leased."""
-        self.run = 1
+        self.chunks_per_read = 1
         """Chunks that one read may ask for, as the broadcaster says."""
         self.epoch: int | None = None
         self.model_offset = 0
@@ -543,7 +543,9 @@ class Follower:
 
     def _read(self, incoming: _Incoming, version: VersionInfo, now: float) -> Out:
         incoming.expected = None
-        incoming.fetcher = Fetcher(version, incoming.assembly, self._make_id, run=self.run, retry=self._retry)
+        incoming.fetcher = Fetcher(
+            version, incoming.assembly, self._make_id, chunks_per_read=self.chunks_per_read, retry=self._retry
+        )
         return self._fetching(incoming.fetcher.start(now), now)
 
     def _fetching(self, asked: list[Message | Chunk], now: float) -> Out:

@@ -263,7 +263,7 @@ class Assembler:
         self.assembly.add(header.offset // CHUNK, data)
         return self._came(now)
 
-    def next(self, data: memoryview, now: float) -> Out:
+    def placed_next(self, data: memoryview, now: float) -> Out:
         """The bytes of the chunk that `expects` knew come. Returns credit, as `placed` does."""
         self.assembly.put(data)
         return self._came(now)

@@ -136,7 +136,7 @@ class SmallBroadcaster:
         self.pushed.append([b"", pushed.pack(), data])
         if goes_on and self.random.random() < 0.5:
             assert upload.assembler.assembly.header(upload.transfer, upload.attempt) == pushed.pack()
-            return [encode(answer) for answer in _messages(upload.assembler.next(memoryview(data), now))]
+            return [encode(answer) for answer in _messages(upload.assembler.placed_next(memoryview(data), now))]
         return [encode(answer) for answer in _messages(upload.assembler.placed(header, now, memoryview(data)))]
 
     def _commit(self, commit: Commit, now: float) -> Iterable[Message]:

@@ -57,8 +57,8 @@ class Reading:
             if random.random() < 0.3:
                 assembly.view(index)[:] = payload[index * 64 : index * 64 + 64]
                 assembly.add(index)
-        self.run_of = random.choice([1, 2, 4])
-        self.machine = Fetcher(version, assembly, lambda: random.randbytes(16), run=self.run_of)
+        self.per_read = random.choice([1, 2, 4])
+        self.machine = Fetcher(version, assembly, lambda: random.randbytes(16), chunks_per_read=self.per_read)
         self.random = random
         self.expected = 0
         self.out, self.back = Link(random, profile(random)), Link(random, profile(random))
@@ -91,7 +91,7 @@ class Reading:
             place = self.machine.front
             place[:] = frames[2]
             self.expected += 1
-            self._send(self.machine.next(place, self.now))
+            self._send(self.machine.placed_next(place, self.now))
             return
         header = decode_header(frames[1])
         view = self.machine.place(header)
@@ -102,7 +102,7 @@ class Reading:
     def _send(self, out: Out) -> None:
         assert len(out) <= FAST_READS
         for item in out:
-            assert isinstance(item, Read) and 0 < item.length <= self.run_of * limits.CHUNK
+            assert isinstance(item, Read) and 0 < item.length <= self.per_read * limits.CHUNK
             self.requests += 1
             self.out.send(wire(item), self.now)
 
