@@ -70,11 +70,13 @@ def test_whenever_learners_take_over_from_each_other_their_versions_never_mix(br
         threads = []
         for _ in range(8):
             sizes = rng.choices([100, 70_000, 300_000, 1 << 20, 3 << 20], k=3)
-            before = sum(map(len, made.values()))
+            before, terms = sum(map(len, list(made.values()))), len(made)
             threads.append(threading.Thread(target=learn, args=(rng.choice([near, far]), sizes)))
             threads[-1].start()
             wanted = before + rng.randrange(1, 6)
-            wait_until(lambda wanted=wanted: sum(map(len, made.values())) >= wanted, "some versions")
+            # Its own term, too: the one before goes on until then, and who takes a term after the last one is never fenced.
+            wait_until(lambda terms=terms: len(made) > terms, "the term of the next one")
+            wait_until(lambda wanted=wanted: sum(map(len, list(made.values()))) >= wanted, "some versions")
         last = near.publisher(model, exclusive=True)
         for thread in threads:
             thread.join(30)
